@@ -99,7 +99,7 @@ def cell_tree(source: str) -> ast.Module:
     except SyntaxError:
         from IPython.core.inputtransformer2 import TransformerManager
 
-        return parse(TransformerManager().transform_cell(source))  # type: ignore[no-untyped-call]
+        return parse(TransformerManager().transform_cell(source))
 
 # %% ../nbs/04_code.ipynb #16178d67
 @dataclass(frozen=True)

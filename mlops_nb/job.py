@@ -34,7 +34,7 @@ VOLATILE = (
 
 def reproducible(content: dict[str, Any], root: Path) -> dict[str, Any]:
     "An executed notebook without what differs between two runs of the same result"
-    cells = []
+    cells: list[dict[str, Any]] = []
     for cell in content["cells"]:
         tags = cell.get("metadata", {}).get("tags", [])
         if any(tag.startswith("papermill-error") for tag in tags):
