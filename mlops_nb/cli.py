@@ -24,8 +24,10 @@ def table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     made = Table(*headings, box=None, pad_edge=False, header_style="bold")
     for row in rows:
         made.add_row(*row)
-    console = Console(width=None if sys.stdout.isatty() else 200, soft_wrap=not sys.stdout.isatty())
-    console.print(made)
+    console = Console(width=None if sys.stdout.isatty() else 200)
+    with console.capture() as text:
+        console.print(made)
+    print("\n".join(line.rstrip() for line in text.get().splitlines()))
 
 
 COLOURS = {"fresh": "green", "stale": "yellow", "failed": "red", "never ran": "cyan"}

@@ -64,27 +64,35 @@ def differences(project: Project, stages: Mapping[str, Stage]) -> list[Differenc
     if committed is None or not lock.exists():
         return []
     before, now = (read_lock_entries(text) for text in (committed.decode(), lock.read_text(encoding="utf-8")))
-    made = {out["path"] for entry in now.values() for out in entry.get("outs", [])}
+    same = _same_causes(before, now)
     found = []
     for name in stages:
-        old, new = before.get(name), now.get(name)
-        if old is None or new is None or _given(old, made) != _given(new, made):
+        if name not in same:
             continue
-        sizes = {out["path"]: out for out in old.get("outs", [])}
-        for out in new.get("outs", []):
+        sizes = {out["path"]: out for out in before[name].get("outs", [])}
+        for out in now[name].get("outs", []):
             if out["path"] in sizes and sizes[out["path"]]["md5"] != out["md5"]:
                 found.append(Difference(name, out["path"], _change(project, out["path"], sizes[out["path"]], out)))
     return found
 
 
-def _given(entry: Mapping[str, Any], made: set[str]) -> Any:
-    "What a stage was given from outside the pipeline"
-    deps = [(dep["path"], dep.get("md5")) for dep in entry.get("deps", []) if not _inside(dep["path"], made)]
-    return entry.get("cmd"), entry.get("params"), deps
+def _same_causes(before: Mapping[str, Any], now: Mapping[str, Any]) -> set[str]:
+    "Stages whose command, values, code and data are the same, and those of all stages before them"
+    writer = {out["path"]: name for name, entry in now.items() if name != "sync" for out in entry.get("outs", [])}
 
+    def by(path: str) -> str | None:
+        return next((name for out, name in writer.items() if path == out or path.startswith(f"{out}/")), None)
 
-def _inside(path: str, made: set[str]) -> bool:
-    return not path.endswith(".py") and any(path == out or path.startswith(f"{out}/") for out in made)
+    def given(entry: Mapping[str, Any]) -> Any:
+        deps = [(dep["path"], dep.get("md5")) for dep in entry.get("deps", []) if by(dep["path"]) is None]
+        return entry.get("cmd"), entry.get("params"), deps
+
+    same = {name for name in now if name in before and given(before[name]) == given(now[name])}
+    changed = True
+    while changed:
+        spoilt = {name for name in same for dep in now[name].get("deps", []) if by(dep["path"]) not in {None, *same}}
+        same, changed = same - spoilt, bool(spoilt)
+    return same
 
 
 def _committed(project: Project, path: str) -> bytes | None:

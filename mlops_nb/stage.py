@@ -272,8 +272,8 @@ HEADER = """\
 # The stages that run `mlops-nb` are written by `mlops-nb sync` from the stage notebooks; all else is yours.
 """
 GUARD = (
-    "command -v mlops-nb > /dev/null || sh -c 'echo \"mlops-nb is not on PATH: activate the environment in which it"
-    " is installed (. .venv/bin/activate), then run dvc repro again\" >&2; exit 127'"
+    "command -v mlops-nb > /dev/null || sh -c 'echo \"mlops-nb is not on PATH: activate its environment,"
+    " as with . .venv/bin/activate\" >&2; exit 127'"
 )
 
 

@@ -46,9 +46,9 @@ for digit, axis in enumerate(axes):
     axis.imshow(image, cmap='gray_r')
     axis.set_title(digit)
     axis.axis('off')
-training, rest = train_test_split(table, train_size=train_part, stratify=table['label'], random_state=seed)
-size = round(validation_part * len(table))
-checking, testing = train_test_split(rest, train_size=size, stratify=rest['label'], random_state=seed)
+sizes = [round(part * len(table)) for part in (train_part, validation_part)]
+training, rest = train_test_split(table, train_size=sizes[0], stratify=table['label'], random_state=seed)
+checking, testing = train_test_split(rest, train_size=sizes[1], stratify=rest['label'], random_state=seed)
 parts = {train: training, validation: checking, test: testing}
 for path, part in parts.items():
     part.sort_index().to_parquet(path, index=False)
