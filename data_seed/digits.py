@@ -27,7 +27,13 @@ def main() -> None:
     listing = f'[{{"md5": "{md5}", "relpath": "{target.name}"}}]'  # how DVC hashes a folder
     ours = hashlib.md5(listing.encode(), usedforsecurity=False).hexdigest() + ".dir"
     tracked = re.search(r"md5: (\w+\.dir)", pointer.read_text()) if pointer.exists() else None
-    verdict = "no data.dvc yet" if tracked is None else "as data.dvc has it" if tracked[1] == ours else "NOT as data.dvc has it"
+    verdict = (
+        "no data.dvc yet"
+        if tracked is None
+        else "as data.dvc has it"
+        if tracked[1] == ours
+        else "NOT as data.dvc has it"
+    )
     print(f"{target.relative_to(root)}: {len(table)} rows, md5 {md5}, folder {ours}: {verdict}")
 
 

@@ -72,8 +72,8 @@ def do_run(options: argparse.Namespace) -> None:
 
 def do_status(options: argparse.Namespace) -> None:
     "List the stages with their state"
+    from mlops_nb.graph import read_stages
     from mlops_nb.project import find_project
-    from mlops_nb.stage import read_stages
     from mlops_nb.status import as_json, status
 
     if options.names:
@@ -157,7 +157,12 @@ COMMANDS = {
     "sync": Command(
         do_sync,
         "mlops-nb sync --check",
-        [(("--check",), {"action": "store_true", "help": "write nothing; print the diff and exit 1 when there is one"})],
+        [
+            (
+                ("--check",),
+                {"action": "store_true", "help": "write nothing; print the diff and exit 1 when there is one"},
+            )
+        ],
     ),
     "run": Command(
         do_run,
@@ -217,7 +222,7 @@ def parser() -> argparse.ArgumentParser:
         for words, settings in command.options:
             argument = made.add_argument(*words, **settings)
             if words == ("stage",):
-                argument.complete = {shell: "_mlops_nb_stages" for shell in STAGE_NAMES}  # type: ignore[attr-defined]
+                argument.complete = dict.fromkeys(STAGE_NAMES, "_mlops_nb_stages")  # type: ignore[attr-defined]
         made.add_argument("--debug", action="store_true", default=argparse.SUPPRESS, help=argparse.SUPPRESS)
     return top
 

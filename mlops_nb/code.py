@@ -23,9 +23,9 @@ from .notebook import Notebook
 class _NormalForm(ast.NodeTransformer):
     def generic_visit(self, node: ast.AST) -> ast.AST:
         if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
-            first = node.body[0] if node.body else None
-            if isinstance(first, ast.Expr) and isinstance(first.value, ast.Constant) and isinstance(first.value.value, str):
-                node.body = node.body[1:]
+            match node.body:
+                case [ast.Expr(value=ast.Constant(value=str())), *rest]:  # a docstring
+                    node.body = rest
         super().generic_visit(node)
         if getattr(node, "body", None) == [] and not isinstance(node, ast.Module):
             node.body = [ast.Pass()]  # type: ignore[attr-defined]
@@ -254,8 +254,8 @@ def _keep_names(tree: ast.Module, names: set[str]) -> ast.Module:
             case ast.Assign(targets=[ast.Name(id="__all__")]):
                 continue
             case ast.Assign(targets=targets, value=ast.Dict(keys=keys, values=values)):
-                pairs = [(k, v) for k, v in zip(keys, values, strict=True) if isinstance(k, ast.Constant) and k.value in names]
-                node = ast.Assign(targets, ast.Dict([k for k, _ in pairs], [v for _, v in pairs]))
+                kept = [place for place, key in enumerate(keys) if isinstance(key, ast.Constant) and key.value in names]
+                node = ast.Assign(targets, ast.Dict([keys[place] for place in kept], [values[place] for place in kept]))
         body.append(node)
     return ast.Module(body, [])
 

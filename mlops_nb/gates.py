@@ -53,18 +53,16 @@ def read_kpis(
 ) -> dict[str, list[Kpi]]:
     "The KPIs of each model"
     models = _mapping(gates or {}, file, "gates")
-    return {
-        model: [_kpi(metric, bounds, file, f"gates.{model}.kpis.{metric}") for metric, bounds in _kpis(body, file, model)]
-        for model, body in models.items()
-    }
+    return {model: _kpis(body, file, model) for model, body in models.items()}
 
 
-def _kpis(body: Any, file: str, model: str) -> list[tuple[str, Any]]:
+def _kpis(body: Any, file: str, model: str) -> list[Kpi]:
     place = f"gates.{model}"
     unknown = [key for key in _mapping(body, file, place) if key != "kpis"]
     if unknown:
         raise ParamsError("unknown key", file=file, place=f"{place}.{unknown[0]}", remedy=nearest(unknown[0], ["kpis"]))
-    return [*_mapping(body.get("kpis") or {}, file, f"{place}.kpis").items()]
+    kpis = _mapping(body.get("kpis") or {}, file, f"{place}.kpis")
+    return [_kpi(metric, bounds, file, f"{place}.kpis.{metric}") for metric, bounds in kpis.items()]
 
 
 def _kpi(metric: str, bounds: Any, file: str, place: str) -> Kpi:

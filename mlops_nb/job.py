@@ -24,9 +24,10 @@ from pathlib import Path
 from typing import Any
 
 from .errors import DataError, ParamsError, StageError, StageFailed, nearest
-from .notebook import Notebook, read_notebook, write_notebook
+from .graph import Stage, find_stage, parameter_values, read_stages, tracked_by
+from .notebook import read_notebook, write_notebook
 from .project import Params, Project, read_params
-from .stage import Stage, code_files, find_stage, parameter_values, read_stages, sync, tracked_by
+from .stage import code_files, sync
 
 # %% ../nbs/13_job.ipynb #69fd3a9e
 VOLATILE = (

@@ -228,7 +228,10 @@ def read_title(notebook: Notebook) -> Title:
 
 
 def _need(key: str, value: str, file: str, place: str) -> dict[str, float]:
-    forms = {"gpus": (r"(\d+(?:\.\d+)?)()", "a number, like 1 or 0.5"), "timeout": (r"(\d+)([smhd])", "a time, like 90s, 30m or 2h")}
+    forms = {
+        "gpus": (r"(\d+(?:\.\d+)?)()", "a number, like 1 or 0.5"),
+        "timeout": (r"(\d+)([smhd])", "a time, like 90s, 30m or 2h"),
+    }
     if key not in forms:
         if nearest(key, [*forms]).startswith("did you mean"):
             raise NotebookError("unknown need", file=file, place=place, remedy=nearest(key, [*forms]))

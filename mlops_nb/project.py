@@ -11,10 +11,11 @@ import ast
 import os
 import tomllib
 from dataclasses import dataclass, field, fields
-from functools import cached_property
+from functools import cached_property, reduce
+from operator import or_
 from pathlib import Path
 from types import NoneType, UnionType
-from typing import Any, Literal, Optional, Union, get_args, get_origin
+from typing import Any, Literal, Union, get_args, get_origin
 
 from .errors import ParamsError, ProjectError, nearest
 
@@ -139,7 +140,7 @@ def read_type(
         case ast.Name(id=name) if name in SIMPLE:
             return SIMPLE[name]
         case ast.BinOp(left=left, op=ast.BitOr(), right=right):
-            return Union[read_type(left), read_type(right)]
+            return read_type(left) | read_type(right)
         case ast.Subscript(value=ast.Name(id=name) | ast.Attribute(attr=name), slice=inner):
             return _generic(name, inner.elts if isinstance(inner, ast.Tuple) else [inner])
     raise ValueError(f"{ast.unparse(node)} is no type of a parameter")
@@ -150,9 +151,9 @@ def _generic(name: str, inner: list[ast.expr]) -> Any:
         case "Literal", _:
             return Literal[tuple(ast.literal_eval(item) for item in inner)]
         case "Optional", 1:
-            return Optional[read_type(inner[0])]
+            return read_type(inner[0]) | None
         case "Union", _:
-            return Union[tuple(read_type(item) for item in inner)]
+            return reduce(or_, map(read_type, inner))
         case "list" | "List", 1:
             return list[read_type(inner[0])]  # type: ignore[misc]
         case "dict" | "Dict", 2:
@@ -322,7 +323,8 @@ def add_params(
 
 def _section_span(lines: list[str], stage: str) -> tuple[int | None, int, str]:
     "First line of a section, the line after its last, and its indentation"
-    start = next((n for n, line in enumerate(lines) if line.split("#")[0].rstrip() in (f"{stage}:", f'"{stage}":')), None)
+    heads = [line.split("#")[0].rstrip() for line in lines]
+    start = next((number for number, head in enumerate(heads) if head in (f"{stage}:", f'"{stage}":')), None)
     if start is None:
         return None, len(lines), "  "
     stop, indent = start + 1, "  "

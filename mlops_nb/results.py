@@ -15,8 +15,8 @@ from typing import Any
 
 from .errors import CheckFailed, StageError, nearest
 from .gates import Verdict, judge, read_kpis
+from .graph import Stage, read_stages
 from .project import Project, read_params
-from .stage import Stage, read_stages
 from .status import read_lock_entries
 
 # %% ../nbs/42_results.ipynb #6280867e

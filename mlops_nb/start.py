@@ -52,6 +52,8 @@ def _dvc(root: Path, *words: str) -> None:
     try:
         done = subprocess.run(["dvc", *words, "-q"], cwd=root, capture_output=True, text=True, check=False)
     except FileNotFoundError as error:
-        raise DependencyError("dvc is not on PATH", remedy="activate the environment in which it is installed") from error
+        raise DependencyError(
+            "dvc is not on PATH", remedy="activate the environment in which it is installed"
+        ) from error
     if done.returncode:
         raise ProjectError(f"dvc {words[0]} failed", file=root, seen=done.stderr.strip())

@@ -13,8 +13,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from .graph import Stage, parameter_values
 from .project import Project, yaml_values
-from .stage import Plan, Stage, dvc_stages, make_plan, parameter_values
+from .stage import Plan, dvc_stages, make_plan
 
 # %% ../nbs/14_status.ipynb #02095052
 def md5(path: Path) -> str | None:
