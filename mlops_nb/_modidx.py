@@ -5,6 +5,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                               'mlops_nb.cli._Version': ('cli.html#_version', 'mlops_nb/cli.py'),
                               'mlops_nb.cli._Version.__call__': ('cli.html#_version.__call__', 'mlops_nb/cli.py'),
                               'mlops_nb.cli._plain': ('cli.html#_plain', 'mlops_nb/cli.py'),
+                              'mlops_nb.cli._terminate': ('cli.html#_terminate', 'mlops_nb/cli.py'),
                               'mlops_nb.cli.do_completion': ('cli.html#do_completion', 'mlops_nb/cli.py'),
                               'mlops_nb.cli.do_gate': ('cli.html#do_gate', 'mlops_nb/cli.py'),
                               'mlops_nb.cli.do_init': ('cli.html#do_init', 'mlops_nb/cli.py'),

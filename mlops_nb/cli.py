@@ -8,6 +8,7 @@ __all__ = ['COLOURS', 'STAGE_NAMES', 'Option', 'JSON', 'COMMANDS', 'table', 'do_
 
 # %% ../nbs/50_cli.ipynb #0fa25adf
 import argparse
+import signal
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -65,9 +66,15 @@ def do_run(options: argparse.Namespace) -> None:
     from mlops_nb.job import run
     from mlops_nb.project import find_project, parse_assignment
 
+    signal.signal(signal.SIGTERM, _terminate)
     overrides = dict(parse_assignment(text) for text in options.parameter)
     result = run(find_project(), options.stage, overrides, options.out_dir)
     print(f"{options.stage}: {result.seconds:.1f} s, executed notebook: {result.job.report}")
+
+
+def _terminate(number: int, frame: object) -> None:
+    "Leave as after Ctrl-C, so that the kernel ends and outputs are whole or absent"
+    raise SystemExit(128 + number)
 
 
 def do_status(options: argparse.Namespace) -> None:

@@ -201,7 +201,7 @@ def kernel_manager_class(
     from jupyter_client.kernelspec import KernelSpec
     from jupyter_client.manager import AsyncKernelManager
 
-    argv = [sys.executable, "-m", "ipykernel_launcher", "-f", "{connection_file}"]
+    argv = [sys.executable, "-m", "ipykernel_launcher", "-f", "{connection_file}", "--log-level=CRITICAL"]
     environment = kernel_environment(project)
     spec = KernelSpec(argv=argv, env=environment, display_name="Python 3", language="python", interrupt_mode="signal")
 

@@ -1,0 +1,195 @@
+"""`mlops-nb run` when a stage fails, dies, is interrupted or takes too long; and what a run leaves."""
+
+import json
+import os
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+from conftest import MAKE, Run, environment, notebook
+
+HALF = (
+    MAKE[0],
+    "from pathlib import Path\nPath(table).write_text('half')",
+    "def divide(a, b):\n    return a / b\n\n\ndivide(1, 0)",
+)
+
+
+def test_a_run_that_succeeds(small: Path, run: Run) -> None:
+    done = run("mlops-nb", "run", "make", cwd=small)
+    assert done.stderr == ""
+    assert "executed notebook: reports/make/notebook.ipynb" in done.stdout
+    assert (small / "out/table.csv").read_text() == "xxx"
+    cells = json.loads((small / "reports/make/notebook.ipynb").read_text())["cells"]
+    assert [cell["id"] for cell in cells] == ["cell-1", "cell-2", "cell-3", "cell-4", "cell-5"]
+    assert "rows = 3" in "".join(cells[3]["source"])
+    assert not (small / ".mlops_nb/runs/make.ipynb").exists()
+
+
+def test_a_cell_that_fails(small: Path, run: Run) -> None:
+    run("mlops-nb", "run", "make", cwd=small)
+    earlier = (small / "reports/make/notebook.ipynb").read_bytes()
+    (small / "notebooks/1_make.ipynb").write_text(notebook(*HALF))
+    done = run("mlops-nb", "run", "make", cwd=small, code=1)
+    lines = done.stderr.splitlines()
+    assert lines[0].endswith("notebooks/1_make.ipynb, cell 5")
+    assert "   5  divide(1, 0)" in lines
+    assert "----> 2     return a / b" in done.stderr
+    assert lines[-1] == (
+        "error: notebooks/1_make.ipynb: cell 5: failed: ZeroDivisionError: division by zero; "
+        "the notebook with the error is .mlops_nb/runs/make.ipynb"
+    )
+    assert "\x1b[" not in done.stderr
+    failed = json.loads((small / ".mlops_nb/runs/make.ipynb").read_text())
+    assert failed["cells"][-1]["outputs"][0]["ename"] == "ZeroDivisionError"
+    assert (small / "out/table.csv").read_text() == "xxx", "the earlier output is back"
+    assert (small / "reports/make/notebook.ipynb").read_bytes() == earlier
+    assert "failed" in run("mlops-nb", "status", cwd=small).stdout
+
+
+def test_a_failure_under_dvc_leaves_no_half_output(small: Path, run: Run) -> None:
+    (small / "notebooks/1_make.ipynb").write_text(notebook(*HALF))
+    run("mlops-nb", "sync", cwd=small)
+    done = run("dvc", "repro", cwd=small, code=None)
+    assert done.returncode != 0
+    assert "ZeroDivisionError" in done.stderr
+    assert not (small / "out/table.csv").exists()
+    assert not (small / "reports/make/notebook.ipynb").exists()
+    (small / "notebooks/1_make.ipynb").write_text(notebook(*MAKE))
+    run("dvc", "repro", cwd=small)
+    assert '"fresh"' in run("mlops-nb", "status", "--json", cwd=small).stdout
+    assert not (small / ".mlops_nb/runs/make.ipynb").exists()
+
+
+def test_an_output_that_is_not_written(small: Path, run: Run) -> None:
+    (small / "notebooks/1_make.ipynb").write_text(notebook(MAKE[0], "pass"))
+    done = run("mlops-nb", "run", "make", cwd=small, code=1)
+    assert "error: out/table.csv: declared and not written" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("source", "words"),
+    [
+        ("import os\nos._exit(3)", "cell 4: failed: the kernel died"),
+        ("import time\ntime.sleep(60)", "cell 4: failed: stopped after its time-out of 3 s"),
+    ],
+)
+def test_a_kernel_that_dies_or_hangs(source: str, words: str, small: Path, run: Run) -> None:
+    (small / "notebooks/1_make.ipynb").write_text(notebook(MAKE[0], source, title="# Make\n- timeout: 3s"))
+    started = time.monotonic()
+    done = run("mlops-nb", "run", "make", cwd=small, code=1)
+    assert words in done.stderr
+    assert time.monotonic() - started < 20
+    assert kernels(small) == []
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_interrupted(number: signal.Signals, small: Path) -> None:
+    (small / "notebooks/1_make.ipynb").write_text(
+        notebook(MAKE[0], "from pathlib import Path\nPath(table).write_text('half')\nimport time\ntime.sleep(60)")
+    )
+    command = ["mlops-nb", "run", "make"]
+    job = subprocess.Popen(command, cwd=small, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    deadline = time.monotonic() + 30
+    while not (small / "out/table.csv").exists():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    job.send_signal(number)
+    _, errors = job.communicate(timeout=20)
+    assert job.returncode == 128 + number
+    assert "Traceback" not in errors
+    assert not (small / "out/table.csv").exists()
+    time.sleep(0.5)
+    assert kernels(small) == []
+
+
+def kernels(folder: Path) -> list[int]:
+    """Kernels that still run in this folder"""
+    found = []
+    for process in psutil.process_iter(["cmdline", "cwd"]):
+        words = " ".join(process.info["cmdline"] or [])
+        if "ipykernel" in words and process.info["cwd"] == os.fspath(folder):
+            found.append(process.pid)
+    return found
+
+
+def test_dvc_runs_only_what_it_hashed(small: Path, run: Run) -> None:
+    """An edit between `sync` and the run is refused, not run under the old hash"""
+    (small / "notebooks/1_make.ipynb").write_text(notebook(MAKE[0], MAKE[1].replace("'x'", "'y'")))
+    done = run("mlops-nb", "run", "make", cwd=small, code=2, DVC_STAGE="make")
+    assert "notebooks/1_make.ipynb: changed since it was hashed" in done.stderr
+    assert not (small / "out").exists()
+
+
+def test_dvc_repro_stops_at_an_outdated_dvc_yaml(small: Path, run: Run) -> None:
+    run("dvc", "repro", cwd=small)
+    changed = MAKE[0].replace("table.csv", "other.csv")
+    (small / "notebooks/1_make.ipynb").write_text(notebook(changed, MAKE[1]))
+    (small / "notebooks/2_count.ipynb").write_text(notebook('table: In = "out/other.csv"', "pass"))
+    done = run("dvc", "repro", cwd=small, code=None)
+    assert "dvc.yaml was behind the notebooks and has been rewritten; run dvc repro again" in done.stderr
+    assert not (small / "out/other.csv").exists()
+    run("dvc", "repro", cwd=small)
+    assert (small / "out/other.csv").exists()
+
+
+def test_sync_check_prints_the_diff(small: Path, run: Run) -> None:
+    (small / "notebooks/1_make.ipynb").write_text(notebook(MAKE[0], MAKE[1].replace("'x'", "'y'")))
+    done = run("mlops-nb", "sync", "--check", cwd=small, code=1)
+    assert "+++ b/notebooks/_code/make.py" in done.stdout
+    assert "-Path(table).write_text('x' * rows)" in done.stdout
+    assert "+Path(table).write_text('y' * rows)" in done.stdout
+    run("mlops-nb", "sync", cwd=small)
+    assert run("mlops-nb", "sync", "--check", cwd=small).stdout.startswith("2 stages")
+
+
+def test_sync_keeps_what_people_wrote(small: Path, run: Run) -> None:
+    path = small / "dvc.yaml"
+    text = path.read_text()
+    by_hand = "stages:\n  # fetched by hand\n  fetch:\n    cmd: echo 1 > raw.txt   # slow\n    outs: [raw.txt]\n    params: [where]\n"
+    path.write_text(text.replace("stages:\n", by_hand, 1).replace("cmd: mlops-nb run make\n", "cmd: mlops-nb run make\n    desc: first\n"))
+    (small / "params.yaml").write_text("where: here  # of ours\n" + (small / "params.yaml").read_text())
+    kept = path.read_text()
+    run("mlops-nb", "sync", cwd=small)
+    assert path.read_text() == kept
+    (small / "notebooks/2_count.ipynb").unlink()
+    run("mlops-nb", "sync", cwd=small)
+    now = path.read_text()
+    assert "# fetched by hand" in now
+    assert "cmd: echo 1 > raw.txt   # slow" in now
+    assert "desc: first" in now
+    assert "count" not in now
+    assert not (small / "notebooks/_code/count.py").exists()
+    run("dvc", "repro", cwd=small)
+    assert (small / "raw.txt").exists()
+
+
+def test_works_from_a_folder_below(small: Path, run: Run) -> None:
+    run("mlops-nb", "run", "make", cwd=small / "notebooks")
+    assert (small / "out/table.csv").exists()
+
+
+@pytest.mark.parametrize("arguments", [["--version"], ["--help"], ["run", "--help"]])
+def test_answers_at_once(arguments: list[str], tmp_path: Path, run: Run) -> None:
+    seconds = []
+    for _ in range(5):
+        started = time.monotonic()
+        run("mlops-nb", *arguments, cwd=tmp_path)
+        seconds.append(time.monotonic() - started)
+    assert min(seconds) < 0.3
+
+
+def test_every_command_has_help_with_an_example(tmp_path: Path, run: Run) -> None:
+    from mlops_nb.cli import COMMANDS
+
+    for name in COMMANDS:
+        assert "example:\n  mlops-nb " in run("mlops-nb", name, "--help", cwd=tmp_path).stdout
+
+
+def test_completion(small: Path, run: Run) -> None:
+    (small / "completion").write_text(run("mlops-nb", "completion", "bash", cwd=small).stdout)
+    script = "source completion; COMP_WORDS=(mlops-nb run m); COMP_CWORD=2; _shtab_mlops_nb; echo ${COMPREPLY[@]}"
+    assert run("bash", "-c", script, cwd=small).stdout.strip() == "make"
