@@ -2,7 +2,6 @@
 PYTHON ?= python3
 SHELL := /bin/sh
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
-unexport PYTHONPATH PYTHONHOME
 
 .DEFAULT_GOAL := help
 .PHONY: help repro test lab export format clean

@@ -58,7 +58,8 @@ def do_sync(options: argparse.Namespace) -> None:
     for path, text in plan.changes.items():
         print(f"{'deleted' if text is None else 'wrote'} {path}")
     if not plan.changes:
-        print(f"{len(plan.stages)} stages, all in step with their notebooks")
+        count = len(plan.stages)
+        print("1 stage, in step with its notebook" if count == 1 else f"{count} stages, in step with their notebooks")
 
 
 def do_run(options: argparse.Namespace) -> None:

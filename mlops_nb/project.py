@@ -318,7 +318,11 @@ def add_params(
             return added
     except ParamsError:
         pass  # the section is written in one line
-    return _add_by_library(params, stage, missing)
+    added = _add_by_library(params, stage, missing)
+    if added.values != {**params.values, stage: wanted}:
+        names = ", ".join(missing)
+        raise ParamsError("cannot add keys", file=params.file, place=stage, remedy=f"write the section in lines, with {names}")
+    return added
 
 
 def _section_span(lines: list[str], stage: str) -> tuple[int | None, int, str]:
@@ -348,8 +352,8 @@ def _flow(value: Any) -> str:
     yaml = YAML(pure=True)
     yaml.default_flow_style, yaml.width = True, 10_000
     buffer = StringIO()
-    yaml.dump([value], buffer)
-    return buffer.getvalue().strip()[1:-1]
+    yaml.dump({"value": value}, buffer)
+    return buffer.getvalue().strip()[len("{value: ") : -1]
 
 
 def _add_by_library(params: Params, stage: str, missing: dict[str, tuple[Any, str]]) -> Params:

@@ -25,7 +25,9 @@ def photograph(notebook: Path, picture: Path, browser: str, heading: str = "") -
         top = page.get_by_role("heading", name=heading).first.bounding_box() if heading else None
         height = page.evaluate("document.documentElement.scrollHeight")
         start = top["y"] - 10 if top else 0
-        page.screenshot(path=picture, full_page=True, clip={"x": 0, "y": start, "width": 1000, "height": height - start})
+        page.screenshot(
+            path=picture, full_page=True, clip={"x": 0, "y": start, "width": 1000, "height": height - start}
+        )
         chromium.close()
     return errors
 
@@ -38,7 +40,9 @@ def size(picture: Path) -> tuple[int, int]:
 
 def test_executed_notebook_in_a_browser(reproduced: Path, tmp_path: Path) -> None:
     picture = tmp_path / "train.png"
-    photograph(reproduced / "reports/train/notebook.ipynb", picture, need("chromium", "chromium-browser", "google-chrome"))
+    photograph(
+        reproduced / "reports/train/notebook.ipynb", picture, need("chromium", "chromium-browser", "google-chrome")
+    )
     width, height = size(picture)
     assert width == 1000
     assert height > 1000

@@ -36,7 +36,9 @@ def states(clone: Path, run: Run) -> dict[str, str]:
 def test_a_forced_run_is_identical(clone: Path, run: Run) -> None:
     """Executed notebooks, weights, tables, pictures and curves: the same bytes, and git sees no change"""
     before = outputs(clone)
-    assert {"artifacts/model.safetensors", "reports/train/notebook.ipynb", "reports/evaluate/confusion.csv"} <= {*before}
+    assert {"artifacts/model.safetensors", "reports/train/notebook.ipynb", "reports/evaluate/confusion.csv"} <= {
+        *before
+    }
     run("dvc", "repro", "-f", cwd=clone)
     assert outputs(clone) == before
     assert run("git", "status", "--porcelain", cwd=clone).stdout == ""
@@ -50,7 +52,9 @@ def test_a_second_run_does_nothing(reproduced: Path, run: Run) -> None:
 
 
 def test_split_and_quality(reproduced: Path, run: Run) -> None:
-    parts = {name: len(pd.read_parquet(reproduced / f"artifacts/{name}.parquet")) for name in ("train", "validation", "test")}
+    parts = {
+        name: len(pd.read_parquet(reproduced / f"artifacts/{name}.parquet")) for name in ("train", "validation", "test")
+    }
     assert parts == {"train": 719, "validation": 180, "test": 898}
     found = json.loads(run("mlops-nb", "results", "--json", cwd=reproduced).stdout)
     assert found["metrics"]["evaluate.accuracy"] >= 0.98
@@ -100,11 +104,15 @@ def test_weights_carry_their_recipe_and_no_pickle(reproduced: Path) -> None:
 
 HARMLESS: dict[str, Callable[[Path], None]] = {
     "markdown": lambda clone: edit(clone / "nbs/stages/02_train.ipynb", "## Fit", "## Fit it"),
-    "a comment": lambda clone: edit(clone / "nbs/stages/02_train.ipynb", '"import json\\n"', '"import json  # numbers\\n"'),
-    "a docstring of an imported module": lambda clone: edit(clone / "mlops_nb/training.py", "Train until", "Learn until"),
+    "a comment": lambda clone: edit(
+        clone / "nbs/stages/02_train.ipynb", '"import json\\n"', '"import json  # numbers\\n"'
+    ),
+    "a docstring of an imported module": lambda clone: edit(
+        clone / "mlops_nb/training.py", "Train until", "Learn until"
+    ),
     "a module that no stage imports": lambda clone: edit(clone / "mlops_nb/gates.py", "passed = ", "passed = 1 and "),
     "a new name in the package": lambda clone: edit(
-        clone / "mlops_nb/__init__.py", '_WHERE = {\n', '_WHERE = {\n    "gate": "results",\n'
+        clone / "mlops_nb/__init__.py", "_WHERE = {\n", '_WHERE = {\n    "gate": "results",\n'
     ),
 }
 
@@ -221,7 +229,9 @@ def test_data_is_rebuilt_to_the_same_bytes(clone: Path, run: Run) -> None:
 
 
 def test_without_the_environment_the_message_is_ours(reproduced: Path, run: Run) -> None:
-    dvc = shutil.which("dvc", path=str(Path(run("python", "-c", "import sys; print(sys.prefix)", cwd=ROOT).stdout.strip()) / "bin"))
+    dvc = shutil.which(
+        "dvc", path=str(Path(run("python", "-c", "import sys; print(sys.prefix)", cwd=ROOT).stdout.strip()) / "bin")
+    )
     assert dvc
     done = run(dvc, "repro", cwd=reproduced, code=None, PATH="/usr/bin:/bin")
     assert done.returncode != 0

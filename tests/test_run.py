@@ -92,7 +92,9 @@ def test_interrupted(number: signal.Signals, small: Path) -> None:
         notebook(MAKE[0], "from pathlib import Path\nPath(table).write_text('half')\nimport time\ntime.sleep(60)")
     )
     command = ["mlops-nb", "run", "make"]
-    job = subprocess.Popen(command, cwd=small, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    job = subprocess.Popen(
+        command, cwd=small, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
     deadline = time.monotonic() + 30
     while not (small / "out/table.csv").exists():
         assert time.monotonic() < deadline
@@ -150,7 +152,11 @@ def test_sync_keeps_what_people_wrote(small: Path, run: Run) -> None:
     path = small / "dvc.yaml"
     text = path.read_text()
     by_hand = "stages:\n  # fetched by hand\n  fetch:\n    cmd: echo 1 > raw.txt   # slow\n    outs: [raw.txt]\n    params: [where]\n"
-    path.write_text(text.replace("stages:\n", by_hand, 1).replace("cmd: mlops-nb run make\n", "cmd: mlops-nb run make\n    desc: first\n"))
+    path.write_text(
+        text.replace("stages:\n", by_hand, 1).replace(
+            "cmd: mlops-nb run make\n", "cmd: mlops-nb run make\n    desc: first\n"
+        )
+    )
     (small / "params.yaml").write_text("where: here  # of ours\n" + (small / "params.yaml").read_text())
     kept = path.read_text()
     run("mlops-nb", "sync", cwd=small)
