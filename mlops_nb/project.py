@@ -321,7 +321,9 @@ def add_params(
     added = _add_by_library(params, stage, missing)
     if added.values != {**params.values, stage: wanted}:
         names = ", ".join(missing)
-        raise ParamsError("cannot add keys", file=params.file, place=stage, remedy=f"write the section in lines, with {names}")
+        raise ParamsError(
+            "cannot add keys", file=params.file, place=stage, remedy=f"write the section in lines, with {names}"
+        )
     return added
 
 

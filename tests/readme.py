@@ -14,7 +14,8 @@ def readme() -> str:
     notebook = nbformat.read(ROOT / "nbs" / "index.ipynb", as_version=4)
     text, _ = exporter.from_notebook_node(notebook)
     note = "<!-- Made from nbs/index.ipynb by make export; edit that. -->\n"
-    return note + text.replace("](images/", "](nbs/images/").strip() + "\n"
+    lines = [line.rstrip() for line in text.replace("](images/", "](nbs/images/").strip().splitlines()]
+    return note + "\n".join(lines) + "\n"
 
 
 if __name__ == "__main__":

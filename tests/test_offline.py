@@ -1,7 +1,7 @@
 """Nothing calls home: connections that leave the machine are refused and recorded, in every Python process.
 
-A `sitecustomize` on PYTHONPATH installs an audit hook, which sees each look-up of a name and each connection of Python's
-sockets, in the program, in DVC's helpers and in kernels.
+A `sitecustomize` on PYTHONPATH installs an audit hook, which sees each look-up of a name and each connection of
+Python's sockets, in the program, in DVC's helpers and in kernels.
 """
 
 import json

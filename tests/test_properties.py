@@ -121,6 +121,7 @@ def test_a_number_on_the_command_line_is_itself(value: float) -> None:
 def test_fit_accepts_a_type_or_refuses_it_and_never_changes_a_value(value: Any) -> None:
     for kind in (int, float, bool, str, list, dict, int | None, list[int], dict[str, float]):
         try:
-            assert fit(value, kind) == value
-        except TypeError as error:
-            assert "expected" in str(error)
+            fitted = fit(value, kind)
+        except TypeError:
+            continue
+        assert fitted == value

