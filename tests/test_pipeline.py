@@ -216,7 +216,7 @@ def test_bad_data_is_named_and_nothing_is_written(clone: Path, run: Run) -> None
     shutil.rmtree(clone / "artifacts")
     done = run("mlops-nb", "run", "prepare", cwd=clone, code=1)
     last = done.stderr.splitlines()[-1]
-    assert "nbs/stages/01_prepare.ipynb: cell 5: failed: DataError: data/digits.parquet" in last
+    assert "nbs/stages/01_prepare.ipynb: cell 6: failed: DataError: data/digits.parquet" in last
     assert "column pixel_63 is missing" in last
     assert "pixel_05: in_range(0, 16) in rows 3, 8, saw 99" in last
     assert list((clone / "artifacts").iterdir()) == []

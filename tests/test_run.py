@@ -151,9 +151,7 @@ def test_sync_check_prints_the_diff(small: Path, run: Run) -> None:
 def test_sync_keeps_what_people_wrote(small: Path, run: Run) -> None:
     path = small / "dvc.yaml"
     text = path.read_text()
-    stage = (
-        "  # fetched by hand\n  fetch:\n    cmd: echo 1 > raw.txt   # slow\n    outs: [raw.txt]\n    params: [where]\n"
-    )
+    stage = "  # by hand\n  fetch:\n    cmd: echo 1 > raw.txt   # slow\n    outs: [raw.txt]\n    params: [where]\n"
     text = text.replace("stages:\n", f"stages:\n{stage}", 1)
     path.write_text(text.replace("cmd: mlops-nb run make\n", "cmd: mlops-nb run make\n    desc: first\n"))
     (small / "params.yaml").write_text("where: here  # of ours\n" + (small / "params.yaml").read_text())
