@@ -237,3 +237,15 @@ def test_without_the_environment_the_message_is_ours(reproduced: Path, run: Run)
     assert done.returncode != 0
     assert "mlops-nb is not on PATH: activate its environment" in done.stderr
     assert "not found" not in done.stderr
+
+
+def test_dvc_lock_is_of_these_notebooks(reproduced: Path, run: Run) -> None:
+    """Where this machine makes the bytes that dvc.lock names, it makes them of the notebooks too: none was edited since"""
+    before, now = (
+        {out["path"]: out["md5"] for entry in yaml.safe_load(text)["stages"].values() for out in entry.get("outs", [])}
+        for text in (run("git", "show", f"{name}:dvc.lock", cwd=reproduced).stdout for name in ("HEAD~1", "HEAD"))
+    )
+    assert before.keys() == now.keys(), "run make repro"
+    differing = {path for path in now if before[path] != now[path]}
+    if not differing - {path for path in now if path.endswith(".ipynb")}:
+        assert differing == set(), "run dvc repro -f, and commit dvc.lock"
