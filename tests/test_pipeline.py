@@ -240,7 +240,7 @@ def test_without_the_environment_the_message_is_ours(reproduced: Path, run: Run)
 
 
 def test_dvc_lock_is_of_these_notebooks(reproduced: Path, run: Run) -> None:
-    """Where this machine makes the bytes that dvc.lock names, it makes them of the notebooks too: none was edited since"""
+    """Where this machine makes the bytes that dvc.lock names, the notebooks are among them: none was edited since"""
     before, now = (
         {out["path"]: out["md5"] for entry in yaml.safe_load(text)["stages"].values() for out in entry.get("outs", [])}
         for text in (run("git", "show", f"{name}:dvc.lock", cwd=reproduced).stdout for name in ("HEAD~1", "HEAD"))
