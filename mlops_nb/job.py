@@ -253,7 +253,12 @@ def _papermill(job: Job, write: Callable[[str], object]) -> dict[str, Any]:
     from nbclient.exceptions import CellTimeoutError, DeadKernelError
     from papermill import PapermillExecutionError, execute_notebook
 
-    source = nbformat.from_dict(nbformat.v4.upgrade(job.stage.notebook.content))
+    source = nbformat.from_dict(job.stage.notebook.content)
+    for cell in source.cells:
+        cell.setdefault("metadata", nbformat.NotebookNode())
+        if cell.cell_type == "code":
+            cell.outputs, cell.execution_count = [], None
+    source = nbformat.v4.upgrade(source)
     progress = _Progress(sum(cell.cell_type == "code" for cell in source.cells) + 1, write)
     deadline = time.monotonic() + (job.stage.title.timeout or float("inf"))
     job.working.parent.mkdir(parents=True, exist_ok=True)

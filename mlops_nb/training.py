@@ -100,6 +100,7 @@ class Curves(Callback):
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if self.live:
             self.live.end()
+            (Path(str(self.folder)) / "metrics.json").unlink()  # the last row again, which `dvc plots` shows as empty
 
 # %% ../nbs/24_training.ipynb #504f4150
 @dataclass(frozen=True)
