@@ -40,5 +40,6 @@ clean: ## remove the environment and local state; artifacts and data stay
 	@touch $@
 
 data/digits.parquet: data.dvc | .venv/.installed
-	dvc pull --quiet data.dvc
+	dvc pull --quiet --remote seed data.dvc
+	@test -s $@ || { echo "make: data.dvc names no $@; bring it back with git checkout data.dvc" >&2; exit 2; }
 	@touch $@

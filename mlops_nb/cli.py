@@ -4,17 +4,21 @@
 
 # %% auto #0
 __all__ = ['COLOURS', 'STAGE_NAMES', 'Option', 'JSON', 'COMMANDS', 'table', 'do_init', 'do_sync', 'do_run', 'do_status',
-           'do_results', 'do_gate', 'do_kernel', 'do_completion', 'Command', 'parser', 'main']
+           'do_results', 'show_verdicts', 'do_gate', 'do_kernel', 'do_completion', 'Command', 'parser', 'main']
 
 # %% ../nbs/50_cli.ipynb #0fa25adf
 import argparse
+import re
 import signal
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
-from .errors import MlopsError
+from .errors import MlopsError, nearest
+
+if TYPE_CHECKING:
+    from mlops_nb.gates import Verdict
 
 # %% ../nbs/50_cli.ipynb #b3e1e336
 def table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
@@ -96,7 +100,7 @@ def do_status(options: argparse.Namespace) -> None:
 
 
 def do_results(options: argparse.Namespace) -> None:
-    "Show metrics, verdicts, executed notebooks and what differs from git"
+    "Show metrics, verdicts, executed notebooks, and what differs from git"
     from mlops_nb.project import find_project
     from mlops_nb.results import results
 
@@ -105,22 +109,41 @@ def do_results(options: argparse.Namespace) -> None:
         print(found.as_json())
         return
     table(["metric", "value"], [(name, f"{value:g}") for name, value in found.metrics.items()])
-    for model, items in found.verdicts.items():
-        print(f"\n{model}: {'passed' if all(item.passed for item in items) else 'NOT passed'}")
-        table(["", "KPI"], [("[green]✓" if item.passed else "[red]✗", item.reason) for item in items])
+    print()
+    show_verdicts(found.verdicts)
+    for item in found.stages:
+        if item.state != "fresh":
+            print(f"{item.stage} is not fresh: {item.state}: {', '.join(item.reasons)}")
     if found.differences:
-        print("\nother bytes than dvc.lock has in git, from the same code, values and data:")
+        print("other bytes than dvc.lock has in git, from the same code, values and data:")
         table(["output", "change"], [(item.path, item.change) for item in found.differences])
-    print("\nexecuted notebooks: " + (", ".join(found.notebooks) or "none yet, run dvc repro"))
+    print("executed notebooks:" if found.notebooks else "no executed notebook yet: run dvc repro")
+    for path in found.notebooks:
+        print(f"  {path}")
+
+
+def show_verdicts(verdicts: "dict[str, list[Verdict]]") -> None:
+    "Print the verdict on each model, with a line for each KPI"
+    for model, items in verdicts.items():
+        print(f"{model}: {'passed' if all(item.passed for item in items) else 'NOT passed'}")
+        for item in items:
+            print(f"  {'✓' if item.passed else '✗'} {item.reason}")
 
 
 def do_gate(options: argparse.Namespace) -> None:
     "Hold the metrics against the KPIs of params.yaml; exits 1 when one is missed"
-    from mlops_nb.project import find_project
-    from mlops_nb.results import gate
+    import json
+    from dataclasses import asdict
 
-    for verdict in gate(find_project(), options.model):
-        print(verdict.reason)
+    from mlops_nb.project import find_project
+    from mlops_nb.results import gate, refuse_missed
+
+    found = gate(find_project(), options.model)
+    if options.json:
+        print(json.dumps({model: [asdict(item) for item in items] for model, items in found.items()}, indent=1))
+    else:
+        show_verdicts(found)
+    refuse_missed(found)
 
 
 def do_kernel(options: argparse.Namespace) -> None:
@@ -160,7 +183,7 @@ COMMANDS = {
     "init": Command(
         do_init,
         "mlops-nb init --stages notebooks",
-        [(("--stages",), {"default": "nbs/stages", "help": "folder of the stage notebooks (default: %(default)s)"})],
+        [(("--stages",), {"metavar": "DIR", "help": "folder of the stage notebooks (default: nbs/stages)"})],
     ),
     "sync": Command(
         do_sync,
@@ -190,7 +213,9 @@ COMMANDS = {
         [JSON, (("--names",), {"action": "store_true", "help": "print only the names of the stages"})],
     ),
     "results": Command(do_results, "mlops-nb results --json", [JSON]),
-    "gate": Command(do_gate, "mlops-nb gate digits", [(("model",), {"nargs": "?", "help": "one model of `gates`"})]),
+    "gate": Command(
+        do_gate, "mlops-nb gate digits", [(("model",), {"nargs": "?", "help": "one model of `gates`"}), JSON]
+    ),
     "kernel": Command(
         do_kernel, "mlops-nb kernel install", [(("action",), {"choices": ["install"], "help": "what to do"})]
     ),
@@ -210,10 +235,19 @@ class _Version(argparse.Action):
         parser.exit()
 
 
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        wrong = re.search(r"invalid choice: '([^']*)'", message)
+        hint = nearest(wrong[1], [*COMMANDS]) if wrong and "COMMAND" in message else ""
+        if hint.startswith("did you mean"):
+            message = f"no command {wrong[1] if wrong else ''!r}; {hint}"
+        self.exit(2, f"error: {message}; see {self.prog} --help\n")
+
+
 def parser() -> argparse.ArgumentParser:
     "The parser of the whole command line"
     raw = argparse.RawDescriptionHelpFormatter
-    top = argparse.ArgumentParser(
+    top = _Parser(
         "mlops-nb",
         description="Stage notebooks as a DVC pipeline.",
         epilog="example:\n  mlops-nb sync && dvc repro && mlops-nb results",
@@ -260,6 +294,4 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _plain(text: str) -> str:
     "Without colours, unless a terminal shows it"
-    import re
-
     return text if sys.stderr.isatty() else re.sub(r"\x1b\[[0-9;]*m", "", text)

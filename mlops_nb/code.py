@@ -299,8 +299,8 @@ def _locked(text: str, toml: bool) -> Iterator[tuple[str, str]]:
         return
     for name, version in re.findall(r"^\s*([\w.-]+)(?:\[[^]]*\])?\s*===?\s*([^\s;#\\]+)", text, re.MULTILINE):
         yield canonical(name), version
-    for name, url in re.findall(r"^\s*([\w.-]+) @ ([^\s;]+)", text, re.MULTILINE):  # installed from a file or by git
-        yield canonical(name), url.rstrip("/").rpartition("/")[2]
+    for name, revision in re.findall(r"^\s*([\w.-]+) @ git\+[^\s;]+@(\w+)", text, re.MULTILINE):
+        yield canonical(name), revision
 
 # %% ../nbs/04_code.ipynb #d148349d
 def distributions(

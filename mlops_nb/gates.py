@@ -28,7 +28,7 @@ class Verdict:
     "Outcome for one KPI"
 
     metric: str
-    value: float
+    value: float | None  # None: nobody wrote it
     passed: bool
     reason: str  # one sentence for the record
 
@@ -39,7 +39,9 @@ def judge(
 ) -> Verdict:
     "Hold one metric against its bounds; a value that is no number never passes"
     if kpi.metric not in metrics:
-        raise MetricError(f"gate reads {kpi.metric!r}, which nobody wrote", remedy=nearest(kpi.metric, [*metrics]))
+        raise MetricError(
+            f"the gate reads {kpi.metric!r}, which no stage wrote", remedy=nearest(kpi.metric, [*metrics])
+        )
     value = metrics[kpi.metric]
     bounds = [f"at least {kpi.at_least:g}"] if kpi.at_least > -math.inf else []
     bounds += [f"at most {kpi.at_most:g}"] if kpi.at_most < math.inf else []

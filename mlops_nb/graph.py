@@ -4,11 +4,11 @@
 
 # %% auto #0
 __all__ = ['Stage', 'stage_name', 'read_stage', 'read_stages', 'find_stage', 'parameter_values', 'check_params', 'check_graph',
-           'tracked_by']
+           'overlap', 'tracked_by']
 
 # %% ../nbs/08_graph.ipynb #14048a64
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -65,7 +65,7 @@ def read_stages(project: Project) -> dict[str, Stage]:
     "All stages of the project, in the order of their files"
     stages: dict[str, Stage] = {}
     for path in sorted(project.stages.glob("*.ipynb")):
-        if path.name[0] in "._":
+        if path.name.startswith((".", "_", "Untitled")):  # scratch, as JupyterLab names it
             continue
         stage = read_stage(project, path)
         if stage.name in stages:
@@ -113,7 +113,7 @@ def check_params(stages: Mapping[str, Stage], params: Params, foreign: set[str])
     for key in params.values:
         if key not in known:
             where = f"{key}{params.line(key)}"
-            remedy = f"no stage has this name; {nearest(str(key), sorted(known))}"
+            remedy = f"no stage has this name: rename or remove the section; {nearest(str(key), sorted(known))}"
             raise ParamsError("unknown section", file=params.file, place=where, remedy=remedy)
     for stage in stages.values():
         parameter_values(stage, params)
@@ -127,19 +127,22 @@ def _check_defaults(stage: Stage) -> None:
         except TypeError as error:
             wish = f"a default of {name} that is {type_name(item.kind)}"
             seen = repr(item.default)
-            raise NotebookError("wrong type", file=stage.notebook.file, expected=wish, seen=seen) from error
+            raise NotebookError(
+                "wrong type", file=stage.notebook.file, place=item.place, expected=wish, seen=seen
+            ) from error
 
 # %% ../nbs/08_graph.ipynb #182e0517
 def check_graph(
     project: Project,
     stages: Mapping[str, Stage],
     foreign: Mapping[str, list[str]],  # hand-written stages, with what they write
+    outside: Iterable[str] = (),  # paths that no stage wrote and that were there when dvc.yaml was written
 ) -> None:
     "Refuse a path with two writers, one that nobody writes, and a cycle"
     writer: dict[str, str] = {path: name for name, paths in foreign.items() for path in paths}
     for stage in stages.values():
         for path in stage.writes:
-            other = next((seen for seen in writer if _overlap(seen, path)), None)
+            other = next((seen for seen in writer if overlap(seen, path)), None)
             if other is not None:
                 place = f"{stage.name} writes {path}"
                 seen = f"{writer[other]} writes {other}"
@@ -148,11 +151,12 @@ def check_graph(
                 place = f"{stage.name} writes {path}"
                 raise StageError("data overwritten", file=stage.notebook.file, place=place, seen=f"{pointer} tracks it")
             writer[path] = stage.name
-    _check_readers(project, stages, writer)
+    _check_readers(project, stages, writer, {*outside})
     _check_cycle(stages, writer)
 
 
-def _overlap(one: str, two: str) -> bool:
+def overlap(one: str, two: str) -> bool:
+    "Is one path the other, or inside it?"
     return one == two or one.startswith(f"{two}/") or two.startswith(f"{one}/")
 
 
@@ -161,20 +165,21 @@ def tracked_by(project: Project, path: str) -> str | None:
     folders = [project.root, *(project.root / parent for parent in Path(path).parents if parent.parts)]
     for pointer in (item for folder in folders for item in sorted(folder.glob("*.dvc")) if item.is_file()):
         for out in yaml_values(pointer.read_text(encoding="utf-8"), project.relative(pointer)).get("outs", []):
-            if _overlap(project.relative(pointer.parent / out["path"]), path):
+            if overlap(project.relative(pointer.parent / out["path"]), path):
                 return project.relative(pointer)
     return None
 
 
-def _check_readers(project: Project, stages: Mapping[str, Stage], writer: Mapping[str, str]) -> None:
+def _check_readers(project: Project, stages: Mapping[str, Stage], writer: Mapping[str, str], outside: set[str]) -> None:
     for stage in stages.values():
         for name, path in stage.paths("In").items():
-            if any(_overlap(path, written) for written in writer) or (project.root / path).exists():
+            if any(overlap(path, written) for written in writer) or (project.root / path).exists() or path in outside:
                 continue
             if not tracked_by(project, path):
                 place = f"{name}: In = {path!r}"
                 wish = "an Out of a stage, data tracked by DVC, or a file"
-                remedy = nearest(path, [*writer])
+                close = nearest(path, [*writer])
+                remedy = close if close.startswith("did you mean") else "put the file there, or correct the path"
                 raise StageError(
                     "nobody writes it", file=stage.notebook.file, place=place, expected=wish, remedy=remedy
                 )
@@ -188,7 +193,7 @@ def _check_cycle(stages: Mapping[str, Stage], writer: Mapping[str, str]) -> None
             raise StageError("a cycle", file=file, seen=f"{circle}, where each reads what the one before it writes")
         for path in stages[name].paths("In").values():
             for written, by in writer.items():
-                if by in stages and _overlap(path, written) and by not in done:
+                if by in stages and overlap(path, written) and by not in done:
                     visit(by, [*trail, name])
         done.add(name)
 

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from .errors import NotebookError, nearest
-from .project import read_type, write_text
+from .project import inside, read_type, write_text
 
 # %% ../nbs/03_notebook.ipynb #82cea13e
 @dataclass(frozen=True)
@@ -93,6 +93,7 @@ class Declaration:
     annotation: str  # as normalised source, for the interface
     default: Any
     note: str = ""  # the comment beside it
+    place: str = ""  # where it stands, for messages
 
     @property
     def is_path(self) -> bool:
@@ -169,13 +170,13 @@ def _typed(name: str, annotation: ast.expr | None, default: Any, file: str, plac
     if role:
         if not isinstance(default, str) or not default:
             raise NotebookError("wrong type", file=file, place=place, expected=f"a path for {name}", seen=repr(default))
-        return Declaration(name, role, role, _tidy(default, file, place), note)
+        return Declaration(name, role, role, inside(default, file=file, place=place), note, place)
     try:
         kind = read_type(annotation) if annotation else _type_of(default)
     except ValueError as error:
         known = "int, float, bool, str, Literal, Optional, list, dict, In, Out, Metrics or Plots"
-        raise NotebookError(f"type of {name}", file=file, place=place, expected=known, seen=str(error)) from error
-    return Declaration(name, kind, ast.unparse(annotation) if annotation else kind.__name__, default, note)
+        raise NotebookError(f"type of {name}: {error}", file=file, place=place, expected=known) from error
+    return Declaration(name, kind, ast.unparse(annotation) if annotation else kind.__name__, default, note, place)
 
 
 def _role(annotation: ast.expr | None) -> str | None:
@@ -189,15 +190,6 @@ def _type_of(default: Any) -> Any:
     if type(default) in (int, float, bool, str, list, dict):
         return type(default)
     raise ValueError(f"no annotation, and the default {default!r} does not tell")
-
-
-def _tidy(path: str, file: str, place: str) -> str:
-    "A path inside the project, with forward slashes and no detours"
-    parts = [part for part in path.replace("\\", "/").split("/") if part not in ("", ".")]
-    if path.startswith(("/", "~")) or ".." in parts or ":" in path or not parts:
-        wish = "a path inside the project, relative to its root"
-        raise NotebookError("path", file=file, place=place, expected=wish, seen=repr(path))
-    return "/".join(parts)
 
 # %% ../nbs/03_notebook.ipynb #ab30fb0b
 @dataclass(frozen=True)

@@ -197,7 +197,7 @@ def make_plan(project: Project) -> Plan:
     before = _present(project)
     hand = _hand_written(before.get("dvc.yaml", ""))
     check_params(stages, params, hand.keys)
-    check_graph(project, stages, hand.writes)
+    check_graph(project, stages, hand.writes, hand.outside)
     added = params
     for name, stage in stages.items():
         section = params.section(name)
@@ -230,21 +230,28 @@ def _warnings(made: CodeFiles, locked: bool) -> list[str]:
 
 @dataclass(frozen=True)
 class _HandWritten:
-    writes: dict[str, list[str]]
-    keys: set[str]
+    writes: dict[str, list[str]]  # by stage
+    keys: set[str]  # of params.yaml
+    outside: set[str]  # what any stage read and none wrote
 
 
 def _hand_written(text: str) -> _HandWritten:
-    "What the stages of dvc.yaml that are not ours write, and which keys of params.yaml they read"
+    "What dvc.yaml says of stages that are not ours, and of data from outside the pipeline"
     writes: dict[str, list[str]] = {}
     keys: set[str] = set()
+    read: set[str] = set()
+    made: set[str] = set()
     for name, entry in (yaml_values(text, "dvc.yaml").get("stages") or {}).items():
-        if is_ours(name, entry) or not isinstance(entry, dict):
+        if not isinstance(entry, dict):
             continue
         body = entry.get("do", entry)
-        writes[name] = [_path(item) for kind in ("outs", "metrics", "plots") for item in body.get(kind) or []]
+        outs = [_path(item) for kind in ("outs", "metrics", "plots") for item in body.get(kind) or []]
+        read, made = read | {_path(item) for item in body.get("deps") or []}, made | {*outs}
+        if is_ours(name, entry):
+            continue
+        writes[name] = outs
         keys |= {_path(item).partition(".")[0] for item in body.get("params") or []}
-    return _HandWritten(writes, keys)
+    return _HandWritten(writes, keys, read - made)
 
 # %% ../nbs/10_stage.ipynb #37d52e9e
 def sync(

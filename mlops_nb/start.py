@@ -10,30 +10,34 @@ import subprocess
 from pathlib import Path
 
 from .errors import DependencyError, ProjectError
-from .project import find_project, write_text
+from .project import find_project, inside, write_text
 
 # %% ../nbs/09_start.ipynb #3b215915
 def start_project(
     root: Path,  # the folder
-    stages: str = "nbs/stages",  # where the stage notebooks are, or will be
+    stages: str | None = None,  # where the stage notebooks are, or will be; nbs/stages when nothing says otherwise
 ) -> list[str]:  # what was done
     "Prepare a folder that git tracks for `mlops-nb sync` and `dvc repro`"
     done: list[str] = []
-    if not (root / ".git").exists():
+    if not any((folder / ".git").exists() for folder in (root, *root.parents)):
         raise ProjectError("no git repository here", file=root, remedy="run git init first, in the project's root")
+    wanted = inside(stages, place="--stages") if stages else "nbs/stages"
     settings = root / "pyproject.toml"
     text = settings.read_text(encoding="utf-8") if settings.exists() else ""
     if "[tool.mlops_nb]" not in text:
-        table = f'[tool.mlops_nb]\nstages = "{stages}"\n'
+        table = f'[tool.mlops_nb]\nstages = "{wanted}"\n'
         write_text(settings, f"{text.rstrip()}\n\n{table}" if text.strip() else table)
         done.append("pyproject.toml: the table [tool.mlops_nb]")
     project = find_project(root)
+    if stages and project.settings.stages != wanted:
+        file, seen = "pyproject.toml", repr(project.settings.stages)
+        raise ProjectError("a project already", file=file, place="stages", expected=repr(wanted), seen=seen)
     if not project.stages.is_dir():
         project.stages.mkdir(parents=True)
         done.append(f"{project.relative(project.stages)}/ for stage notebooks")
     done += _ignore(root / ".gitignore", "/.mlops_nb/")
     if not (root / ".dvc").is_dir():
-        _dvc(root, "init")
+        _dvc(root, "init", *([] if (root / ".git").exists() else ["--subdir"]))
         for option in ("core.analytics", "core.check_update"):
             _dvc(root, "config", option, "false")
         done.append(".dvc/ by dvc init, without analytics")

@@ -74,10 +74,10 @@ def _order(stages: Mapping[str, Stage]) -> list[str]:
 
 # %% ../nbs/14_status.ipynb #82e03174
 def _state(project: Project, plan: Plan, stage: Stage, entry: Any, before: Mapping[str, State]) -> State:
-    if (project.state / "runs" / f"{stage.name}.ipynb").exists():
-        return State(stage.name, "failed", [f"see {project.relative(project.state)}/runs/{stage.name}.ipynb"])
+    failed = project.state / "runs" / f"{stage.name}.ipynb"
+    failure = [f"see {project.relative(failed)}"] if failed.exists() else []
     if entry is None:
-        return State(stage.name, "never ran", [])
+        return State(stage.name, "failed" if failure else "never ran", failure)
     made = dvc_stages(project, {stage.name: stage})[stage.name]
     reasons = [] if entry.get("cmd") == made["cmd"] else ["command"]
     locked = {dep["path"]: dep.get("md5") for dep in entry.get("deps", [])}
@@ -91,6 +91,8 @@ def _state(project: Project, plan: Plan, stage: Stage, entry: Any, before: Mappi
     reasons += _changed_outs(project, stage, entry)
     writers = [name for name, state in before.items() if state.state != "fresh"]
     reasons += [f"after {name}" for name in writers if _reads(stage, plan.stages[name])]
+    if failure and reasons:  # a stage whose outputs came back since is fresh
+        return State(stage.name, "failed", failure + reasons)
     return State(stage.name, "stale" if reasons else "fresh", reasons)
 
 

@@ -109,7 +109,7 @@ class Fitted:
 
     network: nn.Module  # with the weights of the best epoch, on the CPU, in evaluation mode
     curves: list[dict[str, float]]  # one row an epoch
-    best_epoch: int  # from 0
+    best_epoch: int  # from 1
     stopped_early: bool
     device: str  # where it trained, as "cpu, 32-true"
 
@@ -141,6 +141,8 @@ def fit(
     curves: str | Path | None = None,  # folder for DVCLive
 ) -> Fitted:
     "Train until the validation loss stops falling, and return the weights of its best epoch"
+    if epochs < 1 or batch_size < 1:
+        raise ValueError(f"expected at least 1 epoch and 1 image in a batch, saw {epochs} and {batch_size}")
     seed_everything(seed, verbose=False)
     recorder = Curves(curves)
     stopper = EarlyStopping("validation/loss", patience=patience)
@@ -156,7 +158,7 @@ def fit(
         best = torch.load(keeper.best_model_path, map_location="cpu", weights_only=True)
     module.load_state_dict(best["state_dict"])
     device = f"{trainer.strategy.root_device.type}, {trainer.precision}"
-    return Fitted(module.network.cpu().eval(), recorder.rows, best["epoch"], stopper.stopped_epoch > 0, device)
+    return Fitted(module.network.cpu().eval(), recorder.rows, best["epoch"] + 1, stopper.stopped_epoch > 0, device)
 
 
 @contextmanager

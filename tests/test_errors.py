@@ -81,7 +81,7 @@ FAULTS: dict[str, tuple[Callable[[Path], None], list[str], list[str]]] = {
     "wrong type of a default": (
         stage("1_make", 'table: Out = "out/table.csv"\nrows: int = "ten"', MAKE[1]),
         ["sync"],
-        ["1_make.ipynb: ", "expected a default of rows that is int, saw 'ten'"],
+        ["1_make.ipynb: cell 3, line 2: wrong type: expected a default of rows that is int, saw 'ten'"],
     ),
     "two writers": (
         stage("3_again", *MAKE),
@@ -118,6 +118,37 @@ FAULTS: dict[str, tuple[Callable[[Path], None], list[str], list[str]]] = {
         ["sync"],
         ["notebooks/1_make.ipynb: cell 4, line 1: not Python"],
     ),
+    "a path outside": (
+        stage("1_make", 'table: Out = "../table.csv"', MAKE[1]),
+        ["sync"],
+        ["1_make.ipynb: cell 3, line 1: path: expected a path inside the project", "saw '../table.csv'"],
+    ),
+    "an unknown type": (
+        stage("1_make", MAKE[0] + "\nx: Metric = 3", MAKE[1]),
+        ["sync"],
+        ["1_make.ipynb: cell 3, line 3: type of x: no parameter can have the type Metric"],
+    ),
+    "outputs sent outside": (
+        lambda root: None,
+        ["run", "make", "--out-dir", "../elsewhere"],
+        ["--out-dir: path: expected a path inside the project"],
+    ),
+    "outputs sent over the project's own": (
+        lambda root: None,
+        ["run", "make", "-p", "table=params.yaml"],
+        ["params.yaml: redirected to: expected an output that replaces nothing of the project"],
+    ),
+    "outputs sent into a file": (
+        write("taken", ""),
+        ["run", "make", "--out-dir", "taken"],
+        ["taken/out/table.csv: redirected to", "saw taken"],
+    ),
+    "an input that nobody makes": (
+        lambda root: None,
+        ["run", "count", "-p", "table=other.csv"],
+        ["other.csv: table: In of notebooks/2_count.ipynb: missing data", "put the file there"],
+    ),
+    "no gate": (lambda root: None, ["gate"], ["params.yaml: no gate: expected gates: MODEL: kpis"]),
     "missing data": (
         data_not_pulled,
         ["run", "make"],
@@ -155,4 +186,4 @@ def test_nothing_is_written_by_a_refused_sync(small: Path, run: Run) -> None:
 
 def test_a_command_line_that_is_wrong(small: Path, run: Run) -> None:
     done = run("mlops-nb", "rnu", cwd=small, code=2)
-    assert "invalid choice: 'rnu'" in done.stderr
+    assert done.stderr == "error: no command 'rnu'; did you mean 'run'?; see mlops-nb --help\n"

@@ -103,7 +103,7 @@ def test_their_code_decides(foreign: Path, tmp_path: Path, run: Run) -> None:
     root = Path(shutil.copytree(foreign, tmp_path / "copy", symlinks=True, ignore=shutil.ignore_patterns(".venv")))
     code = (root / "notebooks/_code/clean.py").read_text()
     assert re.search(r"#   src/their_rules.py \w+", code)
-    assert "mlops-nb" in code
+    assert "#   mlops-nb 0.1.0" in code
     (root / "src/their_rules.py").write_text("# why\ndef keep(row, least): return float(row['value']) >= least\n")
     assert '"fresh"' in run("mlops-nb", "status", "--json", cwd=root, **activated(foreign)).stdout
     (root / "src/their_rules.py").write_text("def keep(row, least):\n    return float(row['value']) > least\n")

@@ -4,7 +4,8 @@ import struct
 import sys
 from pathlib import Path
 
-from conftest import ROOT, need
+import pytest
+from conftest import ROOT, Run, need
 
 PICTURE = ROOT / "nbs" / "images" / "train.png"
 
@@ -38,15 +39,30 @@ def size(picture: Path) -> tuple[int, int]:
     return width, height
 
 
-def test_executed_notebook_in_a_browser(reproduced: Path, tmp_path: Path) -> None:
+@pytest.fixture(scope="module")
+def browser() -> str:
+    """Asked for before the pipeline runs, so that a skip costs nothing"""
+    return need("chromium", "chromium-browser", "google-chrome")
+
+
+def test_executed_notebook_in_a_browser(browser: str, request: pytest.FixtureRequest, tmp_path: Path) -> None:
+    reproduced = request.getfixturevalue("reproduced")
     picture = tmp_path / "train.png"
-    photograph(
-        reproduced / "reports/train/notebook.ipynb", picture, need("chromium", "chromium-browser", "google-chrome")
-    )
+    photograph(reproduced / "reports/train/notebook.ipynb", picture, browser)
     width, height = size(picture)
     assert width == 1000
     assert height > 1000
     assert picture.stat().st_size > 50_000  # a blank page has a few thousand bytes
+
+
+def test_a_missing_program_skips_and_require_all_fails(run: Run) -> None:
+    """What `need` promises, seen from outside on a machine without a browser"""
+    pytest_here = [sys.executable, "-m", "pytest", "-rs", "-p", "no:cacheprovider", __file__, "-k", "in_a_browser"]
+    skipped = run(*pytest_here, cwd=ROOT, PATH="/nowhere").stdout
+    assert "needs chromium or chromium-browser or google-chrome, which is not installed" in skipped
+    assert "1 skipped" in skipped
+    failed = run(*pytest_here, cwd=ROOT, PATH="/nowhere", REQUIRE_ALL="1", code=1).stdout
+    assert "REQUIRE_ALL=1, and this was skipped" in failed
 
 
 def test_readme_has_the_picture() -> None:

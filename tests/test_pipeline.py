@@ -70,14 +70,17 @@ def test_split_and_quality(reproduced: Path, run: Run) -> None:
 def test_results_for_people(reproduced: Path, run: Run) -> None:
     printed = run("mlops-nb", "results", cwd=reproduced).stdout
     assert "digits: passed" in printed
-    assert "executed notebooks: reports/prepare/notebook.ipynb" in printed
+    assert "executed notebooks:\n  reports/prepare/notebook.ipynb\n" in printed
+    assert "not fresh" not in printed
     assert not any(line.endswith(" ") for line in printed.splitlines())
 
 
 def test_a_missed_kpi(clone: Path, run: Run) -> None:
     edit(clone / "params.yaml", "evaluate.accuracy: {at_least: 0.98}", "evaluate.accuracy: {at_least: 1.1}")
     done = run("mlops-nb", "gate", cwd=clone, code=1)
-    assert "the gate says no: saw digits: evaluate.accuracy is 0.9" in done.stderr
+    assert "the gate says no: saw evaluate.accuracy out of bounds" in done.stderr
+    assert "✗ evaluate.accuracy is 0.9" in done.stdout
+    assert json.loads(run("mlops-nb", "gate", "--json", cwd=clone, code=1).stdout)["digits"][0]["passed"] is False
     assert states(clone, run) == dict.fromkeys(STAGES, "fresh")  # a gate retrains nothing
 
 

@@ -67,7 +67,7 @@ def test_a_failure_under_dvc_leaves_no_half_output(small: Path, run: Run) -> Non
 def test_an_output_that_is_not_written(small: Path, run: Run) -> None:
     (small / "notebooks/1_make.ipynb").write_text(notebook(MAKE[0], "pass"))
     done = run("mlops-nb", "run", "make", cwd=small, code=1)
-    assert "error: out/table.csv: declared and not written" in done.stderr
+    assert "error: notebooks/1_make.ipynb: out/table.csv: declared and not written" in done.stderr
 
 
 @pytest.mark.parametrize(
@@ -104,8 +104,34 @@ def test_interrupted(number: signal.Signals, small: Path) -> None:
     assert job.returncode == 128 + number
     assert "Traceback" not in errors
     assert not (small / "out/table.csv").exists()
+    assert (small / ".mlops_nb/runs/make.interrupted.ipynb").exists()
+    assert not (small / ".mlops_nb/runs/make.ipynb").exists()
     time.sleep(0.5)
     assert kernels(small) == []
+
+
+def test_failed_is_said_only_while_it_matters(small: Path, run: Run) -> None:
+    """A what-if, an interruption, and a failure whose outputs came back since, leave the stage fresh"""
+    run("dvc", "repro", cwd=small)
+    states = ["mlops-nb", "status", "--json"]
+    source = (small / "notebooks/1_make.ipynb").read_text()
+    run("mlops-nb", "run", "make", "-p", "rows=0", cwd=small)
+    (small / "notebooks/1_make.ipynb").write_text(notebook(MAKE[0], MAKE[1] + "\n1 / (rows - 1)"))
+    run("mlops-nb", "run", "make", "-p", "rows=1", cwd=small, code=1)
+    assert (small / ".mlops_nb/runs/make.what-if.ipynb").exists()
+    assert '"stale"' in run(*states, cwd=small).stdout
+    (small / "notebooks/1_make.ipynb").write_text(notebook(MAKE[0], "1 / 0"))
+    run("dvc", "repro", cwd=small, code=None)
+    assert '"failed"' in run(*states, cwd=small).stdout
+    assert "make is not fresh: failed: see .mlops_nb/runs/make.ipynb" in run("mlops-nb", "results", cwd=small).stdout
+    (small / "notebooks/1_make.ipynb").write_text(source)
+    run("dvc", "repro", cwd=small)  # DVC has the outputs in its cache, and runs nothing
+    assert "failed" not in run(*states, cwd=small).stdout
+
+
+def test_a_reader_that_goes_away_does_not_stop_a_job(small: Path, run: Run) -> None:
+    run("bash", "-c", "set -o pipefail; mlops-nb run make | head -1", cwd=small)
+    assert (small / "out/table.csv").exists()
 
 
 def kernels(folder: Path) -> list[int]:

@@ -22,7 +22,7 @@ threads: int
 #   mlops_nb/errors.py 37f2aee6d1ab7ea8
 #   mlops_nb/interface.py 4b077784e49c4622
 #   mlops_nb/network.py bc95cc38267ec968
-#   mlops_nb/training.py 691057e8eb052d0e
+#   mlops_nb/training.py 564b0d75ab431ae1
 
 # Packages that all of these import: the version that the lock pins
 #   dvclive 3.49.1
@@ -53,17 +53,18 @@ images, labels = read(train)
 seed_everything(seed, verbose=False)
 network = ConvolutionalNetwork(channels, dropout=dropout)
 fitted = fit(Classifier(network, learning_rate, optimizer, shift), (images, labels), read(validation), epochs=epochs, batch_size=batch_size, patience=patience, seed=seed, threads=threads, curves=curves)
-print(f'trained on {fitted.device}; best epoch {fitted.best_epoch} of {len(fitted.curves)}')
+print(f'device and precision: {fitted.device}; best epoch {fitted.best_epoch} of {len(fitted.curves)}')
 history = pd.DataFrame(fitted.curves)
 figure, axes = plt.subplots(1, 3, figsize=(12, 3))
 for axis, name in zip(axes, ['loss', 'accuracy', 'learning_rate'], strict=True):
     columns = [column for column in history if column.endswith(name)]
     history[columns].plot(ax=axis, title=name.replace('_', ' '), xlabel='epoch', logy=name == 'loss')
     if name != 'learning_rate':
-        axis.axvline(fitted.best_epoch, color='gray', linestyle=':')
+        axis.axvline(fitted.best_epoch - 1, color='gray', linestyle=':', label='best epoch')
+        axis.legend()
 figure.tight_layout()
 save_network(model, fitted.network)
-best = fitted.curves[fitted.best_epoch]
+best = fitted.curves[fitted.best_epoch - 1]
 summary = {'best_epoch': fitted.best_epoch, 'epochs': len(fitted.curves), 'weights': sum((weights.numel() for weights in fitted.network.parameters())), 'validation_loss': round(best['validation/loss'], 6), 'validation_accuracy': round(best['validation/accuracy'], 6)}
 Path(metrics).write_text(json.dumps(summary, indent=1) + '\n')
 summary
