@@ -71,7 +71,8 @@ def do_run(options: argparse.Namespace) -> None:
     from mlops_nb.job import run
     from mlops_nb.project import find_project, parse_assignment
 
-    signal.signal(signal.SIGTERM, _terminate)
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, _terminate)
     overrides = dict(parse_assignment(text) for text in options.parameter)
     result = run(find_project(), options.stage, overrides, options.out_dir)
     print(f"{options.stage}: {result.seconds:.1f} s, executed notebook: {result.job.report}")
@@ -289,6 +290,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # the reader of a pipe went away
         sys.stderr.close()
         return 141
+    except Exception as error:
+        if options.debug:
+            raise
+        print(f"error: {type(error).__name__}: {error}; --debug shows where".replace("\n", " "), file=sys.stderr)
+        return 2
     return 0
 
 

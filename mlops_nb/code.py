@@ -11,6 +11,7 @@ import ast
 import hashlib
 import re
 import sys
+import tokenize
 import tomllib
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -32,9 +33,8 @@ class _NormalForm(ast.NodeTransformer):
         return node
 
     def visit_If(self, node: ast.If) -> ast.AST | list[ast.AST]:
-        match node.test:
-            case ast.Name(id="TYPE_CHECKING") | ast.Attribute(attr="TYPE_CHECKING"):
-                return [item for statement in node.orelse for item in _many(self.visit(statement))]
+        if _never_runs(node):
+            return [item for statement in node.orelse for item in _many(self.visit(statement))]
         return self.generic_visit(node)
 
     def visit_Constant(self, node: ast.Constant) -> ast.Constant:
@@ -49,6 +49,16 @@ class _NormalForm(ast.NodeTransformer):
             joined = ast.Tuple([_formatted(part) for part in node.values], ast.Load())
             return ast.Call(ast.Attribute(ast.Constant(""), "join", ast.Load()), [joined], [])
         return node
+
+
+def _never_runs(node: ast.AST) -> bool:
+    "Is this a block for the type checker alone?"
+    match node:
+        case ast.If(
+            test=ast.Name(id="TYPE_CHECKING") | ast.Attribute(value=ast.Name(id="typing"), attr="TYPE_CHECKING")
+        ):
+            return True
+    return False
 
 
 def _many(nodes: ast.AST | list[ast.AST] | None) -> list[ast.AST]:
@@ -82,18 +92,31 @@ def notebook_tree(notebook: Notebook) -> ast.Module:
     "The syntax tree of all code cells but the parameters cell"
     body: list[ast.stmt] = []
     for cell in notebook.code:
-        if "parameters" in cell.tags:
+        if {"parameters", "skip-execution"} & {*cell.tags}:
             continue
         try:
-            body += cell_tree(cell.source).body
+            found = cell_tree(cell.source).body
         except SyntaxError as error:
             place = f"cell {cell.number}, line {error.lineno}"
             raise NotebookError("not Python", file=notebook.file, place=place, seen=error.msg) from error
+        found = [statement for statement in found[:-1] if not _is_text(statement)] + found[-1:]
+        if found and "raises-exception" in cell.tags:  # the notebook goes on after it
+            handler = ast.ExceptHandler(ast.Name("BaseException", ast.Load()), None, [ast.Pass()])
+            found = [ast.Try(found, [handler], [], [])]
+        body += found
     return ast.Module(body, [])
 
 
+def _is_text(statement: ast.stmt) -> bool:
+    "A string that stands by itself and explains"
+    return isinstance(statement, ast.Expr) and isinstance(statement.value, ast.Constant)
+
+
 def cell_tree(source: str) -> ast.Module:
-    "The syntax tree of a cell, magics translated"
+    "The syntax tree of a cell, magics translated; a magic that runs the cell's own Python leaves it Python"
+    if match := re.match(r"\s*(%%(?:time|timeit|capture|prun)\b[^\n]*)\n(.*)", source, re.DOTALL):
+        magic = ast.Call(ast.Name("cell_magic", ast.Load()), [ast.Constant(match[1].strip())], [])
+        return ast.Module([ast.Expr(magic), *cell_tree(match[2]).body], [])
     try:
         return parse(source)
     except SyntaxError:
@@ -108,6 +131,7 @@ class Import:
 
     module: str  # absolute name
     names: frozenset[str] | None = frozenset()  # names taken; None: all of them
+    plain: bool = False  # `import a.b`, after which anything of `a` may be used
 
 
 def imports(tree: ast.AST, package: str = "") -> Iterator[Import]:
@@ -115,16 +139,19 @@ def imports(tree: ast.AST, package: str = "") -> Iterator[Import]:
     for node in ast.walk(tree):
         match node:
             case ast.Import(names=aliases):
-                yield from (Import(alias.name, None) for alias in aliases)
+                yield from (Import(alias.name, None, plain=True) for alias in aliases)
             case ast.ImportFrom(module=module, names=aliases, level=level):
                 base = _absolute(module or "", level, package)
                 names = frozenset(alias.name for alias in aliases)
                 yield Import(base, None if "*" in names else names)
-            case ast.Call(
-                func=ast.Name(id="import_module" | "__import__") | ast.Attribute(attr="import_module"),
-                args=[ast.Constant(value=str(name)), *_],
-            ):
-                yield Import(_absolute(name.lstrip("."), len(name) - len(name.lstrip(".")), package), None)
+            case ast.Call(func=ast.Name(id="import_module" | "__import__") | ast.Attribute(attr="import_module")):
+                given = dict(zip(("name", "package"), node.args, strict=False))
+                given |= {item.arg: item.value for item in node.keywords if item.arg}
+                match given.get("name"), given.get("package"):
+                    case ast.Constant(value=str(name)), ast.Constant(value=str(base)):
+                        yield Import(_absolute(name.lstrip("."), len(name) - len(name.lstrip(".")), base), None)
+                    case ast.Constant(value=str(name)), _:
+                        yield Import(_absolute(name.lstrip("."), len(name) - len(name.lstrip(".")), package), None)
 
 
 def _absolute(module: str, level: int, package: str) -> str:
@@ -149,6 +176,7 @@ class _Follower:
         self.used: dict[Path, set[str]] = {}  # names taken from a lazy package
         self.packages: set[str] = set()
         self.seen: set[Import] = set()
+        self.loaded: set[tuple[str, frozenset[str] | None]] = set()
 
     def follow(self, tree: ast.AST, package: str = "") -> None:
         for item in imports(tree, package):
@@ -165,7 +193,7 @@ class _Follower:
             return
         parts = item.module.split(".")
         for size in range(1, len(parts)):  # importing a.b.c runs a and a.b first
-            self.load(".".join(parts[:size]), frozenset())
+            self.load(".".join(parts[:size]), None if item.plain else frozenset())
         self.load(item.module, item.names)
         for name in item.names or ():
             self.load(f"{item.module}.{name}", None)  # `from package import module`
@@ -175,6 +203,8 @@ class _Follower:
 
     def locate(self, module: str) -> tuple[Path | None, str]:
         "The file of a module, and the package that its relative imports start from"
+        if not all(part.isidentifier() for part in module.split(".")):
+            return None, ""
         for source in self.sources:
             path = source.joinpath(*module.split("."))
             if (path / "__init__.py").is_file():
@@ -185,28 +215,53 @@ class _Follower:
 
     def load(self, module: str, names: frozenset[str] | None) -> None:
         path, package = self.locate(module)
-        if path is None:
+        if path is None or (module, names) in self.loaded:
             return
+        self.loaded.add((module, names))
         first = path not in self.trees
         tree = self.read(path) if first else self.trees[path]
-        if path.name == "__init__.py" and (lazy := _lazy_names(tree)):
-            wanted = set(lazy) if names is None else {name for name in names if name in lazy}
-            self.used[path] = self.used.get(path, set()) | wanted
-            for name in wanted:
-                target = lazy[name].lstrip(".")
-                inside = f"{package}.{target}"
-                self.load(inside if any(self.locate(inside)) else target, None)
+        if path.name == "__init__.py":
+            self.load_names(path, package, names)
         if first:
             self.follow(tree, package)
+
+    def load_names(self, path: Path, package: str, names: frozenset[str] | None) -> None:
+        "Follow what is taken from a package: names that it loads lazily, and modules that a star means"
+        tree = self.trees[path]
+        if names is None:
+            for name in _all_names(tree):
+                self.load(f"{package}.{name}", None)
+        if not _is_lazy(tree):
+            return
+        table = self.lazy_table(tree, package)
+        wanted = set(table) if names is None else names & set(table)
+        self.used[path] = self.used.get(path, set()) | wanted
+        for name in wanted:
+            self.load(table[name], None)
+        unclear = names is None or {name for name in names - set(table) if not any(self.locate(f"{package}.{name}"))}
+        if not table and unclear:  # it finds its names in a way of its own: any module may be meant
+            for file in sorted({*path.parent.glob("*.py")} - {path}):
+                self.load(f"{package}.{file.stem}", None)
+
+    def lazy_table(self, tree: ast.Module, package: str) -> dict[str, str]:
+        "Name to absolute module, from the dictionaries all of whose values are modules of the package"
+        found: dict[str, str] = {}
+        for table in _tables(tree):
+            modules = {name: f"{package}.{value.lstrip('.')}" for name, value in table.items()}
+            modules = {name: m if any(self.locate(m)) else table[name] for name, m in modules.items()}
+            if all(any(self.locate(module)) for module in modules.values()):
+                found |= modules
+        return found
 
     def read(self, path: Path) -> ast.Module:
         file = path.relative_to(self.root).as_posix()
         try:
-            self.trees[path] = _strip_type_checking(parse(path.read_text(encoding="utf-8")))
+            with tokenize.open(path) as text:  # heeds a byte order mark and a declared encoding
+                self.trees[path] = _strip_type_checking(parse(text.read()))
         except SyntaxError as error:
             raise NotebookError("not Python", file=file, place=f"line {error.lineno}", seen=error.msg) from error
         except UnicodeDecodeError as error:
-            raise NotebookError("not UTF-8", file=file, seen=str(error)) from error
+            raise NotebookError("not in its encoding", file=file, seen=str(error)) from error
         return self.trees[path]
 
     def hashes(self) -> dict[str, str]:
@@ -220,30 +275,36 @@ class _Follower:
 
 
 def _strip_type_checking(tree: ast.Module) -> ast.Module:
-    "Imports for the type checker alone are not followed"
+    "Without imports for the type checker alone, so that they are not followed"
     for node in ast.walk(tree):
-        match node:
-            case ast.If(test=ast.Name(id="TYPE_CHECKING") | ast.Attribute(attr="TYPE_CHECKING")):
-                node.body = [ast.Pass()]
+        if isinstance(node, ast.If) and _never_runs(node):
+            node.body = [ast.Pass()]
     return tree
 
 
-def _lazy_names(tree: ast.Module) -> dict[str, str]:
-    "Name to module in an `__init__` that loads its names on demand; empty when it does not"
-    if not any(isinstance(node, ast.FunctionDef) and node.name == "__getattr__" for node in tree.body):
-        return {}
-    return {key: value for table in _tables(tree) for key, value in table.items()}
+def _is_lazy(tree: ast.Module) -> bool:
+    return any(isinstance(node, ast.FunctionDef) and node.name == "__getattr__" for node in ast.walk(tree))
+
+
+def _all_names(tree: ast.Module) -> list[str]:
+    for node in tree.body:
+        match node:
+            case ast.Assign(targets=[ast.Name(id="__all__")], value=ast.List(elts=items) | ast.Tuple(elts=items)):
+                return [item.value for item in items if isinstance(item, ast.Constant) and isinstance(item.value, str)]
+    return []
 
 
 def _tables(tree: ast.Module) -> Iterator[dict[str, str]]:
-    for node in tree.body:
-        if isinstance(node, ast.Assign | ast.AnnAssign) and isinstance(node.value, ast.Dict):
-            try:
-                table = ast.literal_eval(node.value)
-            except ValueError:
-                continue
-            if all(isinstance(item, str) for pair in table.items() for item in pair):
-                yield table
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Assign | ast.AnnAssign) and node.value and _is_table(node.value):
+            yield ast.literal_eval(node.value)
+
+
+def _is_table(node: ast.AST) -> bool:
+    "A dictionary of text to text"
+    if not isinstance(node, ast.Dict) or not node.keys:
+        return False
+    return all(isinstance(item, ast.Constant) and isinstance(item.value, str) for item in [*node.keys, *node.values])
 
 
 def _keep_names(tree: ast.Module, names: set[str]) -> ast.Module:
@@ -253,7 +314,7 @@ def _keep_names(tree: ast.Module, names: set[str]) -> ast.Module:
         match node:
             case ast.Assign(targets=[ast.Name(id="__all__")]):
                 continue
-            case ast.Assign(targets=targets, value=ast.Dict(keys=keys, values=values)):
+            case ast.Assign(targets=targets, value=ast.Dict(keys=keys, values=values)) if _is_table(node.value):
                 kept = [place for place, key in enumerate(keys) if isinstance(key, ast.Constant) and key.value in names]
                 node = ast.Assign(targets, ast.Dict([keys[place] for place in kept], [values[place] for place in kept]))
         body.append(node)
@@ -261,13 +322,13 @@ def _keep_names(tree: ast.Module, names: set[str]) -> ast.Module:
 
 
 def closure(
-    tree: ast.AST,  # the code to start from
+    tree: ast.Module,  # the code to start from
     root: Path,  # the project
     sources: list[Path],  # folders from which modules are imported, in order
 ) -> Closure:
     "The project modules and the packages that `tree` imports, directly or not"
     follower = _Follower(root, sources)
-    follower.follow(tree)
+    follower.follow(_strip_type_checking(tree))
     return Closure(follower.hashes(), follower.packages)
 
 # %% ../nbs/04_code.ipynb #d2498bcf
@@ -286,7 +347,10 @@ def read_lock(root: Path, lock: str = "") -> dict[str, str]:
         return {}
     try:
         text = (root / file).read_text(encoding="utf-8")
-        return dict(_locked(text, toml=not file.endswith(".txt")))
+        found: dict[str, str] = {}
+        for name, version in _locked(text, toml=not file.endswith(".txt")):
+            found[name] = f"{found[name]} or {version}" if found.get(name, version) != version else version
+        return found
     except (OSError, tomllib.TOMLDecodeError) as error:
         raise ProjectError("the lock cannot be read", file=file, seen=str(error)) from error
 

@@ -62,7 +62,8 @@ def read_notebook(
         conflict = re.search(r"^<<<<<<< ", text, re.MULTILINE)
         seen = "a merge conflict" if conflict else "nothing" if not text.strip() else error.msg
         raise NotebookError("not JSON", file=file, place=f"line {error.lineno}", seen=seen) from error
-    if not isinstance(content, dict) or not isinstance(content.get("cells"), list):
+    cells = content.get("cells") if isinstance(content, dict) else None
+    if not isinstance(cells, list) or not all(isinstance(cell, dict) for cell in cells):
         version = content.get("nbformat") if isinstance(content, dict) else None
         remedy = "convert it: jupyter nbconvert --to notebook --inplace FILE" if version in (1, 2, 3) else None
         seen = f"format {version}" if version else "other JSON"
@@ -71,8 +72,8 @@ def read_notebook(
 
 
 def _cell(number: int, cell: dict[str, Any]) -> Cell:
-    source = cell.get("source", "")
-    tags = cell.get("metadata", {}).get("tags", [])
+    source = cell.get("source") or ""
+    tags = (cell.get("metadata") or {}).get("tags") or []
     return Cell(number, cell.get("cell_type", "raw"), "".join(source), tuple(tags), cell.get("id", ""))
 
 

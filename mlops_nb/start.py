@@ -6,11 +6,12 @@
 __all__ = ['start_project']
 
 # %% ../nbs/09_start.ipynb #9d8cb94d
+import json
 import subprocess
 from pathlib import Path
 
 from .errors import DependencyError, ProjectError
-from .project import find_project, inside, write_text
+from .project import find_project, inside, read_text, read_toml, write_text
 
 # %% ../nbs/09_start.ipynb #3b215915
 def start_project(
@@ -23,9 +24,9 @@ def start_project(
         raise ProjectError("no git repository here", file=root, remedy="run git init first, in the project's root")
     wanted = inside(stages, place="--stages") if stages else "nbs/stages"
     settings = root / "pyproject.toml"
-    text = settings.read_text(encoding="utf-8") if settings.exists() else ""
-    if "[tool.mlops_nb]" not in text:
-        table = f'[tool.mlops_nb]\nstages = "{wanted}"\n'
+    text = read_text(settings) if settings.exists() else ""
+    if "mlops_nb" not in read_toml(settings).get("tool", {}):
+        table = f"[tool.mlops_nb]\nstages = {json.dumps(wanted)}\n"
         write_text(settings, f"{text.rstrip()}\n\n{table}" if text.strip() else table)
         done.append("pyproject.toml: the table [tool.mlops_nb]")
     project = find_project(root)

@@ -104,9 +104,14 @@ def _changed_params(plan: Plan, stage: Stage, entry: Any) -> list[str]:
     locked = (entry.get("params") or {}).get("params.yaml", {}).get(stage.name) or {}
     now = plan.params.section(stage.name)
     parameter_values(stage, plan.params)
-    keys = [key for key in {**locked, **now} if key not in locked or key not in now or locked[key] != now[key]]
+    keys = [key for key in {**locked, **now} if key not in locked or key not in now or _differ(locked[key], now[key])]
     missing = "nothing"
     return [f"{key} {locked.get(key, missing)} → {now.get(key, missing)}" for key in keys]
+
+
+def _differ(one: Any, two: Any) -> bool:
+    "Do two values differ? NaN, which equals nothing, is itself here"
+    return bool(one != two) and json.dumps(one, default=str) != json.dumps(two, default=str)
 
 
 def _changed_outs(project: Project, stage: Stage, entry: Any) -> list[str]:

@@ -138,6 +138,33 @@ FAULTS: dict[str, tuple[Callable[[Path], None], list[str], list[str]]] = {
         ["run", "make", "-p", "table=params.yaml"],
         ["params.yaml: redirected to: expected an output that replaces nothing of the project"],
     ),
+    "outputs sent over the whole project": (
+        lambda root: None,
+        ["run", "make", "-p", "table=."],
+        ["-p table: path: expected a path inside the project, relative to its root, saw '.'"],
+    ),
+    "outputs sent over git": (lambda root: None, ["run", "make", "-p", "table=.git"], [".git: redirected to"]),
+    "outputs sent nowhere": (
+        lambda root: None,
+        ["run", "make", "-p", "table="],
+        ["-p table: wrong type: expected a path"],
+    ),
+    "outputs sent over a file": (
+        write("mine.txt", "kept"),
+        ["run", "make", "-p", "table=mine.txt"],
+        ["-p table: redirected to: expected a new path, saw mine.txt"],
+    ),
+    "outputs declared over the notebooks": (
+        stage("1_make", 'table: Out = "notebooks"', "pass"),
+        ["sync"],
+        ["1_make.ipynb: make writes notebooks: the project's own: saw notebooks"],
+    ),
+    "stages that are no mapping": (
+        write("dvc.yaml", "stages: [1]\n"),
+        ["sync"],
+        ["dvc.yaml: stages: wrong type: expected a mapping"],
+    ),
+    "a key that is no text": (write("params.yaml", "make: {1: 2}\n"), ["sync"], ["params.yaml: make.1: unknown key"]),
     "outputs sent into a file": (
         write("taken", ""),
         ["run", "make", "--out-dir", "taken"],
@@ -172,7 +199,7 @@ def test_one_line(name: str, small: Path, run: Run) -> None:
     assert lines[0].startswith("error: ")
     for word in words:
         assert word in lines[0]
-    assert done.stdout == ""
+    assert all(line.startswith("sync wrote ") for line in done.stdout.splitlines())
     assert "Traceback" in run("mlops-nb", *command, "--debug", cwd=small, code=2).stderr
 
 

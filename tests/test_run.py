@@ -4,6 +4,7 @@ import json
 import os
 import signal
 import subprocess
+import tempfile
 import time
 from pathlib import Path
 
@@ -87,23 +88,14 @@ def test_a_kernel_that_dies_or_hangs(source: str, words: str, small: Path, run: 
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_interrupted(number: signal.Signals, small: Path) -> None:
-    (small / "notebooks/1_make.ipynb").write_text(
-        notebook(MAKE[0], "from pathlib import Path\nPath(table).write_text('half')\nimport time\ntime.sleep(60)")
-    )
-    command = ["mlops-nb", "run", "make"]
-    job = subprocess.Popen(
-        command, cwd=small, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    )
-    deadline = time.monotonic() + 30
-    while not (small / "out/table.csv").exists():
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
+def test_interrupted(number: signal.Signals, small: Path, run: Run) -> None:
+    run("mlops-nb", "run", "make", cwd=small)
+    job = start(small, "import time\ntime.sleep(60)")
     job.send_signal(number)
     _, errors = job.communicate(timeout=20)
     assert job.returncode == 128 + number
     assert "Traceback" not in errors
-    assert not (small / "out/table.csv").exists()
+    assert (small / "out/table.csv").read_text() == "xxx", "the earlier output is back"
     assert (small / ".mlops_nb/runs/make.interrupted.ipynb").exists()
     assert not (small / ".mlops_nb/runs/make.ipynb").exists()
     time.sleep(0.5)
@@ -127,6 +119,92 @@ def test_failed_is_said_only_while_it_matters(small: Path, run: Run) -> None:
     (small / "notebooks/1_make.ipynb").write_text(source)
     run("dvc", "repro", cwd=small)  # DVC has the outputs in its cache, and runs nothing
     assert "failed" not in run(*states, cwd=small).stdout
+
+
+def start(small: Path, work: str, *more: str) -> "subprocess.Popen[str]":
+    """Start `make` with other work, and return when its output is half written"""
+    source = f"from pathlib import Path\nPath(table).write_text('half')\n{work}"
+    (small / "notebooks/1_make.ipynb").write_text(notebook(MAKE[0], source))
+    command = ["mlops-nb", "run", "make", *more]
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    job = subprocess.Popen(command, cwd=small, env=environment(), text=True, **pipes)  # type: ignore[call-overload]
+    deadline = time.monotonic() + 30
+    while not (small / "out/table.csv").exists() or (small / "out/table.csv").read_text() != "half":
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    return job
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGHUP])
+def test_earlier_outputs_come_back_after_a_kill(number: signal.Signals, small: Path, run: Run) -> None:
+    """At once where the runner can still act, and else at the next run, even if that fails"""
+    run("mlops-nb", "run", "make", cwd=small)
+    job = start(small, "import time\ntime.sleep(60)")
+    job.send_signal(number)
+    job.wait(20)
+    if number != signal.SIGKILL:
+        assert (small / "out/table.csv").read_text() == "xxx"
+    (small / "notebooks/1_make.ipynb").write_text(notebook(MAKE[0], "1 / 0"))
+    run("mlops-nb", "run", "make", cwd=small, code=1)
+    assert (small / "out/table.csv").read_text() == "xxx"
+
+
+def test_a_second_run_of_one_stage_is_refused(small: Path, run: Run) -> None:
+    run("mlops-nb", "run", "make", cwd=small)
+    job = start(small, "import time\ntime.sleep(6)")
+    done = run("mlops-nb", "run", "make", cwd=small, code=1)
+    assert done.stderr == "error: make: it runs already; wait for the other run, or stop it\n"
+    run("mlops-nb", "run", "make", "--out-dir", "beside", "-p", "rows=1", cwd=small)
+    job.communicate(timeout=30)
+    assert job.returncode == 0
+    assert (small / "out/table.csv").read_text() == "half"
+
+
+def test_outputs_on_another_file_system(small: Path, run: Run, tmp_path_factory: pytest.TempPathFactory) -> None:
+    other = Path("/dev/shm")
+    if not other.is_dir() or other.stat().st_dev == small.stat().st_dev:
+        pytest.skip("needs a second file system at /dev/shm")
+    with tempfile.TemporaryDirectory(dir=other) as folder:
+        (small / "out").symlink_to(folder)
+        run("mlops-nb", "run", "make", cwd=small)
+        (small / "notebooks/1_make.ipynb").write_text(notebook(MAKE[0], "1 / 0"))
+        run("mlops-nb", "run", "make", cwd=small, code=1)
+        assert (Path(folder) / "table.csv").read_text() == "xxx"
+
+
+def test_cells_that_may_raise_and_cells_that_leave(small: Path, run: Run) -> None:
+    text = notebook(MAKE[0], "1 / 0", MAKE[1])
+    cells = json.loads(text)
+    cells["cells"][3]["metadata"]["tags"] = ["raises-exception"]
+    (small / "notebooks/1_make.ipynb").write_text(json.dumps(cells))
+    run("mlops-nb", "run", "make", cwd=small)
+    assert (small / "out/table.csv").read_text() == "xxx"
+    code = (small / "notebooks/_code/make.py").read_text()
+    assert "except BaseException" in code
+    cells["cells"][3]["metadata"]["tags"] = ["skip-execution"]
+    (small / "notebooks/1_make.ipynb").write_text(json.dumps(cells))
+    run("mlops-nb", "run", "make", cwd=small)
+    assert "1 / 0" not in (small / "notebooks/_code/make.py").read_text()
+    (small / "notebooks/1_make.ipynb").write_text(notebook(MAKE[0], MAKE[1], "import sys\nsys.exit(0)", "x = 1"))
+    done = run("mlops-nb", "run", "make", cwd=small, code=1)
+    assert "1_make.ipynb: cell 5: failed: SystemExit: 0" in done.stderr
+    (small / "notebooks/1_make.ipynb").write_text(notebook(MAKE[0], MAKE[1], "%nomagic"))
+    done = run("mlops-nb", "run", "make", cwd=small, code=1)
+    assert (
+        "1_make.ipynb: cell 5: failed: it did not finish: UsageError: Line magic function `%nomagic` not found"
+        in done.stderr
+    )
+
+
+def test_a_module_in_src_is_the_one_that_runs_and_the_one_that_counts(small: Path, run: Run) -> None:
+    (small / "src").mkdir()
+    (small / "src/rules.py").write_text("letter = 'a'\n")
+    (small / "rules.py").write_text("letter = 'b'\n")
+    source = "from pathlib import Path\nfrom rules import letter\nPath(table).write_text(letter * rows)"
+    (small / "notebooks/1_make.ipynb").write_text(notebook(MAKE[0], source))
+    run("mlops-nb", "run", "make", cwd=small)
+    assert (small / "out/table.csv").read_text() == "aaa"
+    assert "#   src/rules.py " in (small / "notebooks/_code/make.py").read_text()
 
 
 def test_a_reader_that_goes_away_does_not_stop_a_job(small: Path, run: Run) -> None:
