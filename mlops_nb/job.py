@@ -348,7 +348,8 @@ def _papermill(job: Job, write: Callable[[str], object]) -> dict[str, Any]:
             cell.outputs, cell.execution_count = [], None
     source = nbformat.v4.upgrade(source)
     progress = _Progress(len(source.cells), write)
-    content: dict[str, Any] = {"cells": []}
+    raw: dict[str, Any] = {"cells": []}
+    content = raw
     deadline = time.monotonic() + (job.stage.title.timeout or float("inf"))
     job.working.parent.mkdir(parents=True, exist_ok=True)
     logging.getLogger("papermill").setLevel(logging.ERROR)  # it knows fewer types than we do
@@ -373,25 +374,28 @@ def _papermill(job: Job, write: Callable[[str], object]) -> dict[str, Any]:
         raise _failed(job, progress.number, "the kernel died") from error
     finally:
         if job.working.exists():
-            content = reproducible(json.loads(job.working.read_text(encoding="utf-8")), job.project.root)
+            raw = json.loads(job.working.read_text(encoding="utf-8"))
+            content = reproducible(raw, job.project.root)
             write_notebook(job.working, content)
-    _check_cells(job, content)
+    _check_cells(job, raw)
     return content
 
 # %% ../nbs/13_job.ipynb #67dd5698
-def _check_cells(job: Job, content: Mapping[str, Any]) -> None:
-    added = len(content["cells"]) > len(job.stage.notebook.cells)
+def _check_cells(job: Job, raw: Mapping[str, Any]) -> None:
+    cells = [(cell, {*cell["metadata"].get("tags", [])}) for cell in raw["cells"]]
+    cells = [(cell, tags) for cell, tags in cells if not any(tag.startswith("papermill-error") for tag in tags)]
+    added = len(cells) > len(job.stage.notebook.cells)
     number = 0
-    for cell in content["cells"]:
-        tags = cell["metadata"].get("tags", [])
+    for cell, tags in cells:
         number += not (added and "injected-parameters" in tags)
-        if cell["cell_type"] != "code" or {"raises-exception", "skip-execution"} & {*tags}:
+        if cell["cell_type"] != "code" or {"raises-exception", "skip-execution"} & tags:
             continue
         for output in cell["outputs"]:
             if output["output_type"] == "error":
                 raise _failed(job, number, _problem(output), output["traceback"])
-        if cell["execution_count"] is None and "".join(cell["source"]).strip():
-            printed = "".join(output.get("text", "") for output in cell["outputs"] if output.get("name") == "stderr")
+        raised = cell["metadata"].get("papermill", {}).get("exception")
+        if raised or (cell["execution_count"] is None and "".join(cell["source"]).strip()):
+            printed = "".join("".join(output["text"]) for output in cell["outputs"] if output.get("name") == "stderr")
             raise _failed(job, number, f"it did not finish: {_first_line(printed)}")
 
 

@@ -141,7 +141,7 @@ def test_earlier_outputs_come_back_after_a_kill(number: signal.Signals, small: P
     run("mlops-nb", "run", "make", cwd=small)
     job = start(small, "import time\ntime.sleep(60)")
     job.send_signal(number)
-    job.wait(20)
+    job.communicate(timeout=20)
     if number != signal.SIGKILL:
         assert (small / "out/table.csv").read_text() == "xxx"
     (small / "notebooks/1_make.ipynb").write_text(notebook(MAKE[0], "1 / 0"))
@@ -161,7 +161,7 @@ def test_a_second_run_of_one_stage_is_refused(small: Path, run: Run) -> None:
 
 
 def test_outputs_on_another_file_system(small: Path, run: Run, tmp_path_factory: pytest.TempPathFactory) -> None:
-    other = Path("/dev/shm")
+    other = Path("/dev/shm")  # noqa: S108
     if not other.is_dir() or other.stat().st_dev == small.stat().st_dev:
         pytest.skip("needs a second file system at /dev/shm")
     with tempfile.TemporaryDirectory(dir=other) as folder:
