@@ -71,8 +71,9 @@ def do_run(options: argparse.Namespace) -> None:
     from mlops_nb.job import run
     from mlops_nb.project import find_project, parse_assignment
 
-    for number in (signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, _terminate)
+    for name in ("SIGTERM", "SIGHUP"):  # Windows has no hang-up
+        if hasattr(signal, name):
+            signal.signal(getattr(signal, name), _terminate)
     overrides = dict(parse_assignment(text) for text in options.parameter)
     result = run(find_project(), options.stage, overrides, options.out_dir)
     print(f"{options.stage}: {result.seconds:.1f} s, executed notebook: {result.job.report}")

@@ -89,7 +89,7 @@ def _check_inputs(project: Project, stages: Mapping[str, Stage], stage: Stage, i
         if (project.root / path).exists():
             continue
         pointer = tracked_by(project, path)
-        made = any(path == written for other in stages.values() for written in other.writes)
+        made = any(overlap(path, written) for other in stages.values() for written in other.writes)
         remedy = "run dvc repro, which makes it" if made else "put the file there, or correct the path"
         if pointer:
             remedy = f"run dvc pull {pointer}"

@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from .graph import Stage, parameter_values
+from .graph import Stage, overlap, parameter_values
 from .project import Project, yaml_values
 from .stage import Plan, dvc_stages, make_plan
 
@@ -58,13 +58,12 @@ def status(project: Project) -> list[State]:
 
 def _order(stages: Mapping[str, Stage]) -> list[str]:
     "Names of stages, each after those whose outputs it reads"
-    writer = {path: name for name, stage in stages.items() for path in stage.writes}
     done: dict[str, None] = {}
 
     def visit(name: str) -> None:
-        for path in stages[name].paths("In").values():
-            if path in writer and writer[path] not in done:
-                visit(writer[path])
+        for other in stages:
+            if other != name and other not in done and _reads(stages[name], stages[other]):
+                visit(other)
         done[name] = None
 
     for name in stages:
@@ -97,7 +96,7 @@ def _state(project: Project, plan: Plan, stage: Stage, entry: Any, before: Mappi
 
 
 def _reads(stage: Stage, other: Stage) -> bool:
-    return any(path in other.writes for path in stage.paths("In").values())
+    return any(overlap(path, written) for path in stage.paths("In").values() for written in other.writes)
 
 
 def _changed_params(plan: Plan, stage: Stage, entry: Any) -> list[str]:
