@@ -8,6 +8,7 @@ __all__ = ['COLOURS', 'STAGE_NAMES', 'Option', 'JSON', 'COMMANDS', 'table', 'do_
 
 # %% ../nbs/50_cli.ipynb #0fa25adf
 import argparse
+import os
 import re
 import signal
 import sys
@@ -68,6 +69,8 @@ def do_sync(options: argparse.Namespace) -> None:
 
 def do_run(options: argparse.Namespace) -> None:
     "Execute one stage"
+    if not options.forked:
+        _run_warm(options.arguments)
     from mlops_nb.job import run
     from mlops_nb.project import find_project, parse_assignment
 
@@ -77,6 +80,21 @@ def do_run(options: argparse.Namespace) -> None:
     overrides = dict(parse_assignment(text) for text in options.parameter)
     result = run(find_project(), options.stage, overrides, options.out_dir)
     print(f"{options.stage}: {result.seconds:.1f} s, executed notebook: {result.job.report}")
+
+
+def _run_warm(arguments: Sequence[str]) -> None:
+    "Run the command in a fork of the warm server, and exit; returns when it has to run here"
+    from mlops_nb.project import find_project
+    from mlops_nb.warm import NotWarm, Place, warm_command, why_not
+
+    project = find_project()
+    if not project.settings.warm or why_not() or sys.gettrace() or "COVERAGE_PROCESS_START" in os.environ:
+        return
+    try:
+        code = warm_command(Place(project.root), "mlops_nb.cli:main", arguments)
+    except (NotWarm, OSError):
+        return
+    raise SystemExit(code)
 
 
 def _terminate(number: int, frame: object) -> None:
@@ -271,9 +289,14 @@ def parser() -> argparse.ArgumentParser:
     return top
 
 # %% ../nbs/50_cli.ipynb #eecce1f3
-def main(arguments: Sequence[str] | None = None) -> int:
+def main(
+    arguments: Sequence[str] | None = None,  # those of the process when not given
+    forked: bool = False,  # this is a fork of the warm server
+) -> int:
     "Run a command; returns the exit code"
+    arguments = sys.argv[1:] if arguments is None else arguments
     options = parser().parse_args(arguments)
+    options.arguments, options.forked = arguments, forked
     try:
         COMMANDS[options.command].body(options)
     except MlopsError as error:

@@ -167,6 +167,7 @@ class Closure:
 
     modules: dict[str, str] = field(default_factory=dict)  # path of a project module to its hash
     packages: set[str] = field(default_factory=set)  # top-level names of third-party packages
+    foreign: list[Import] = field(default_factory=list)  # what is imported from them
 
 
 class _Follower:
@@ -329,7 +330,8 @@ def closure(
     "The project modules and the packages that `tree` imports, directly or not"
     follower = _Follower(root, sources)
     follower.follow(_strip_type_checking(tree))
-    return Closure(follower.hashes(), follower.packages)
+    foreign = [item for item in follower.seen if item.module.partition(".")[0] in follower.packages]
+    return Closure(follower.hashes(), follower.packages, foreign)
 
 # %% ../nbs/04_code.ipynb #d2498bcf
 LOCKS = ("constraints.txt", "requirements.txt", "uv.lock", "poetry.lock", "pylock.toml")

@@ -144,19 +144,21 @@ def kernel_manager_class(
 ) -> type[Any]:
     "A class of managers that start this environment's Python, and speak to it over sockets in `folder`"
     from jupyter_client.kernelspec import KernelSpec
-    from jupyter_client.manager import AsyncKernelManager
+
+    from mlops_nb.engine import Manager, with_provisioner
 
     argv = [sys.executable, "-m", "ipykernel_launcher", "-f", "{connection_file}", "--log-level=CRITICAL"]
+    argv += ["--HistoryManager.hist_file=:memory:"]
     environment = kernel_environment(project)
     spec = KernelSpec(argv=argv, env=environment, display_name="Python 3", language="python", interrupt_mode="signal")
 
-    class Manager(AsyncKernelManager):
+    class JobManager(Manager):
         def __init__(self, **options: Any):
             transport = "ipc" if hasattr(socket, "AF_UNIX") else "tcp"
             super().__init__(**options, transport=transport, connection_file=str(folder / "kernel.json"))
-            self._kernel_spec = spec
+            self._kernel_spec = with_provisioner(spec)
 
-    return Manager
+    return JobManager
 
 # %% ../nbs/13_job.ipynb #6a82cdc1
 def say(text: str) -> None:
@@ -224,7 +226,12 @@ def execute(
 def _papermill(job: Job, write: Callable[[str], object]) -> dict[str, Any]:
     import nbformat
     from nbclient.exceptions import CellTimeoutError, DeadKernelError
-    from papermill import PapermillExecutionError, execute_notebook
+    from papermill.engines import papermill_engines
+    from papermill.exceptions import PapermillExecutionError
+    from papermill.execute import execute_notebook
+
+    from mlops_nb.engine import WarmEngine
+    from mlops_nb.provisioner import NAME
 
     source = nbformat.from_dict(job.stage.notebook.content)
     for cell in source.cells:
@@ -238,11 +245,14 @@ def _papermill(job: Job, write: Callable[[str], object]) -> dict[str, Any]:
     deadline = time.monotonic() + (job.stage.title.timeout or float("inf"))
     job.working.parent.mkdir(parents=True, exist_ok=True)
     logging.getLogger("papermill").setLevel(logging.ERROR)  # it knows fewer types than we do
+    papermill_engines.register(NAME, WarmEngine)  # this one, also in a process that had imported papermill before
     try:
         with tempfile.TemporaryDirectory(prefix="mlops-nb-") as folder, suppress(PapermillExecutionError):
             execute_notebook(
                 source,
-                str(job.working),
+                None,  # the engine saves it
+                engine_name=NAME,
+                save_to=str(job.working),
                 parameters=job.values,
                 kernel_name="python3",
                 language="python",
