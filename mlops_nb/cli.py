@@ -8,6 +8,7 @@ __all__ = ['COLOURS', 'STAGE_NAMES', 'Option', 'JSON', 'COMMANDS', 'table', 'do_
 
 # %% ../nbs/50_cli.ipynb #0fa25adf
 import argparse
+import json
 import os
 import re
 import signal
@@ -20,6 +21,7 @@ from .errors import MlopsError, nearest
 
 if TYPE_CHECKING:
     from mlops_nb.gates import Verdict
+    from mlops_nb.warm import Place
 
 # %% ../nbs/50_cli.ipynb #b3e1e336
 def table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
@@ -152,7 +154,6 @@ def show_verdicts(verdicts: "dict[str, list[Verdict]]") -> None:
 
 def do_gate(options: argparse.Namespace) -> None:
     "Hold the metrics against the KPIs of params.yaml; exits 1 when one is missed"
-    import json
     from dataclasses import asdict
 
     from mlops_nb.project import find_project
@@ -167,10 +168,87 @@ def do_gate(options: argparse.Namespace) -> None:
 
 
 def do_kernel(options: argparse.Namespace) -> None:
-    "Install the Jupyter kernel that starts in the project's root"
+    "The Jupyter kernel mlops-nb, and the warm server that forks it: install, start, status, list, stop"
+    {"install": _install, "start": _start, "status": _server, "list": _kernels, "stop": _stop}[options.action](options)
+
+
+def _install(options: argparse.Namespace) -> None:
     from mlops_nb.provisioner import install_kernel
 
-    print(f"installed {install_kernel()}")
+    print(f"installed {install_kernel(user=options.user)}")
+
+
+def _place() -> "Place":
+    from mlops_nb.project import find_project
+    from mlops_nb.warm import NotWarm, Place, why_not
+
+    project = find_project()
+    if not project.settings.warm:
+        raise NotWarm("switched off", file="pyproject.toml", place="[tool.mlops_nb] warm", seen="false")
+    if why := why_not():
+        raise NotWarm(f"kernels are ordinary ones here: {why}")
+    return Place(project.root)
+
+
+def _start(options: argparse.Namespace) -> None:
+    from mlops_nb.job import kernel_environment
+    from mlops_nb.project import find_project
+    from mlops_nb.warm import prepare
+
+    environment = dict(os.environ)
+    made = prepare(_place(), [environment, environment | kernel_environment(find_project())], options.wait)
+    if not options.wait:
+        print("started; it imports the project's packages now")
+        return
+    print(f"ready: {', '.join(made[0]['packages']) or 'nothing to import'}")
+    for package, why in made[0]["left_out"].items():
+        print(f"left out: {package}: {why}")
+
+
+def _server(options: argparse.Namespace) -> None:
+    from mlops_nb.warm import status
+
+    found = status(_place())
+    if options.json:
+        print(json.dumps(found, indent=1))
+        return
+    running = f"{len(found['kernels'])} kernels and {len(found['commands'])} commands"
+    print(f"server {found['pid']}, {found['memory_mb']:.0f} MB, {running}; ends after {found['idle_minutes']:g} idle minutes")
+    rows = [
+        (str(item["pid"]), item["state"], f"{item['memory_mb']:.0f} MB", f"{item['seconds']:.1f} s", _imports(item))
+        for item in found["templates"]
+    ]
+    table(["template", "state", "memory", "imports took", "imports"], rows)
+    for package, why in {key: why for item in found["templates"] for key, why in item["left_out"].items()}.items():
+        print(f"left out: {package}: {why}")
+
+
+def _imports(template: dict[str, Any]) -> str:
+    if template["state"] == "loading":
+        return f"importing {template['importing']}" if template["importing"] else "starting"
+    return ", ".join(template["packages"])
+
+
+def _kernels(options: argparse.Namespace) -> None:
+    import time
+
+    from mlops_nb.warm import status
+
+    found = status(_place())
+    if options.json:
+        print(json.dumps(found["kernels"], indent=1))
+        return
+    ages = [(item, time.time() - item["since"]) for item in found["kernels"]]
+    table(["kernel", "runs for", "memory", "in"], [(str(i["pid"]), f"{s:.0f} s", f"{i['memory_mb']:.0f} MB", i["cwd"]) for i, s in ages])
+
+
+def _stop(options: argparse.Namespace) -> None:
+    from mlops_nb.warm import stop
+
+    left = stop(_place(), options.kernels)
+    after = "their clients end them" if not options.kernels else "they have ended"
+    kernels = f"; {len(left['kernels'])} kernels go on until {after}" if left["kernels"] else ""
+    print(f"server {left['pid']} ends{kernels}")
 
 
 def do_completion(options: argparse.Namespace) -> None:
@@ -237,7 +315,15 @@ COMMANDS = {
         do_gate, "mlops-nb gate digits", [(("model",), {"nargs": "?", "help": "one model of `gates`"}), JSON]
     ),
     "kernel": Command(
-        do_kernel, "mlops-nb kernel install", [(("action",), {"choices": ["install"], "help": "what to do"})]
+        do_kernel,
+        "mlops-nb kernel start && mlops-nb kernel status",
+        [
+            (("action",), {"choices": ["install", "start", "status", "list", "stop"], "help": "what to do"}),
+            (("--user",), {"action": "store_true", "help": "install: for every environment of this user"}),
+            (("--no-wait",), {"action": "store_false", "dest": "wait", "help": "start: return while packages are imported"}),
+            (("--kernels",), {"action": "store_true", "help": "stop: end the running kernels as well"}),
+            JSON,
+        ],
     ),
     "completion": Command(
         do_completion,

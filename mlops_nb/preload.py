@@ -64,7 +64,7 @@ LATER = {
 
 # %% ../nbs/11a_preload.ipynb #3c5264cd
 class NotForkable(Exception):
-    "A package did something at import that no fork survives; it cannot be undone in this process"
+    "A package did something at import that spoils the process for forking, and cannot be undone in it"
 
     def __init__(self, package: str, why: str):
         super().__init__(f"{package}: {why}")
@@ -84,7 +84,7 @@ def preload(
     left_out: Mapping[str, str],  # packages known to stay out, with the reason
     before: Callable[[str], object] = lambda package: None,  # told of each package
 ) -> Preloaded:
-    "Import the packages; NotForkable when one did what no fork survives"
+    "Import the packages; NotForkable when one did what no fork survives, or left half of itself behind"
     result = Preloaded(left_out={**left_out})
     path = [*sys.path]
     sys.path[:] = [folder for folder in path if folder]  # nothing of the project
@@ -94,12 +94,13 @@ def preload(
         if package in result.left_out:
             continue
         before(package)
-        problem = _import([package, *modules], quiet=False) or _import(LATER.get(package, []), quiet=True)
-        if problem:
-            result.left_out[package] = problem
-        else:
+        known = set(sys.modules)
+        problem = _import(package, modules)
+        if not problem:
             result.packages.append(package)
-        if why := unforkable():
+        elif set(sys.modules) == known:
+            result.left_out[package] = problem
+        if why := unforkable() or ("" if package in [*result.packages, *result.left_out] else problem):
             raise NotForkable(package, why)
     sys.path[:] = path
     gc.collect()
@@ -107,15 +108,17 @@ def preload(
     return result
 
 
-def _import(modules: list[str], quiet: bool) -> str:
-    for module in modules:
+def _import(package: str, modules: list[str]) -> str:
+    "Import a package and what is used of it; returns what went wrong"
+    for module in [package, *modules, *LATER.get(package, [])]:
         parent, _, name = module.rpartition(".")
         if parent in sys.modules and hasattr(sys.modules[parent], name):
             continue
         try:
             importlib.import_module(module)
-        except ImportError as error:  # a name of a module, not a module; or a package that is not installed
-            if not quiet and not parent:
+        except ModuleNotFoundError as error:
+            absent = f"{module}.".startswith(f"{error.name}.")  # it is not there, or a name of its parent after all
+            if module == package or not absent:
                 return f"{type(error).__name__}: {error}"
         except BaseException as error:
             return f"{type(error).__name__}: {error}"

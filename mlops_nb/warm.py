@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['SERVE', 'PATIENCE', 'FORWARDED', 'NotWarm', 'why_not', 'private_folder', 'Place', 'send', 'receive', 'check_peer',
-           'connect', 'start_server', 'ask', 'surroundings', 'WarmProcess', 'warm_kernel', 'warm_command']
+           'connect', 'start_server', 'ask', 'surroundings', 'WarmProcess', 'warm_kernel', 'warm_command', 'prepare',
+           'ask_later', 'status', 'stop', 'private_memory']
 
 # %% ../nbs/11_warm.ipynb #6d7234da
 import json
@@ -60,7 +61,8 @@ class Place:
 
     def __init__(self, root: Path, python: str = sys.executable):
         self.root, self.python = root, python
-        name = sha256(json.dumps([str(root), python, os.getuid()]).encode()).hexdigest()[:16]
+        same = [os.path.dirname(python), os.path.realpath(python)]  # python and python3 are one environment
+        name = sha256(json.dumps([str(root), *same, os.getuid()]).encode()).hexdigest()[:16]
         folder = private_folder()
         self.socket, self.lock, self.log = (folder / f"{name}.{kind}" for kind in ("sock", "lock", "log"))
 
@@ -317,3 +319,56 @@ def _stop(process: WarmProcess) -> None:
     process.send_signal(signal.SIGSTOP)
     os.kill(os.getpid(), signal.SIGSTOP)
     process.send_signal(signal.SIGCONT)
+
+# %% ../nbs/11_warm.ipynb #b5d37006
+def prepare(
+    place: Place,
+    environments: Sequence[dict[str, str]],  # of the kernels to come
+    wait: bool = True,  # until they are ready
+) -> list[dict[str, Any]]:
+    "Start the server, and a template for each environment; what each imported, when it was waited for"
+    asked = [
+        ask_later(place, surroundings(place.root, environment) | {"do": "prepare", "wait": wait})
+        for environment in environments
+    ]
+    found = []
+    for channel in asked:
+        with channel:
+            channel.settimeout(PATIENCE)
+            found.append(receive(channel)[0])
+    return found
+
+
+def ask_later(place: Place, message: dict[str, Any]) -> socket.socket:
+    "Send a message, whose answer is waited for elsewhere"
+    channel = connect(place) or start_server(place)
+    send(channel, message)
+    return channel
+
+
+def status(place: Place) -> dict[str, Any]:
+    "What the server of a project has in hand; NotWarm when none runs"
+    channel, answer, _ = ask(place, {"do": "status"}, start=False)
+    channel.close()
+    for process in [answer, *answer["templates"], *answer["kernels"], *answer["commands"]]:
+        process["memory_mb"] = private_memory(process["pid"])
+    return answer
+
+
+def stop(
+    place: Place,
+    kernels: bool = False,  # the running ones too; they go on otherwise, until their clients end them
+) -> dict[str, Any]:
+    "End the server; NotWarm when none runs"
+    channel, answer, _ = ask(place, {"do": "stop", "kernels": kernels}, start=False)
+    channel.close()
+    return answer
+
+
+def private_memory(pid: int) -> float:
+    "MB that would be free if this process were not there (USS); 0 when it is gone"
+    try:
+        lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
+    except OSError:
+        return 0.0
+    return sum(int(line.split()[1]) for line in lines if line.startswith("Private_")) / 1000
