@@ -4,17 +4,22 @@
 
 # %% auto #0
 __all__ = ['NEVER', 'HARMLESS', 'LATER', 'NATIVE', 'PERSONAL', 'SESSION', 'notebooks', 'wanted', 'NotForkable', 'Preloaded',
-           'preload', 'unforkable', 'Recorder', 'record', 'recorded', 'difference', 'Snapshot', 'is_foreign']
+           'preload', 'visible', 'unforkable', 'Recorder', 'record', 'recorded', 'difference', 'Snapshot', 'is_foreign']
 
 # %% ../nbs/11a_preload.ipynb #d8250f80
 import gc
 import importlib
+import locale
+import logging
 import os
+import signal
 import sys
 import threading
+import warnings
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from .code import Import, closure, notebook_tree
 from .errors import MlopsError
@@ -83,6 +88,7 @@ def preload(
     names: Mapping[str, list[str]],  # from `wanted`
     left_out: Mapping[str, str],  # packages known to stay out, with the reason
     before: Callable[[str], object] = lambda package: None,  # told of each package
+    printed: Callable[[], int] = lambda: 0,  # how much imports have printed so far
 ) -> Preloaded:
     "Import the packages; NotForkable when one did what no fork survives, or left half of itself behind"
     result = Preloaded(left_out={**left_out})
@@ -94,13 +100,16 @@ def preload(
         if package in result.left_out:
             continue
         before(package)
-        known = set(sys.modules)
+        known, was, silent = set(sys.modules), visible(), printed()
         problem = _import(package, modules)
         if not problem:
             result.packages.append(package)
         elif set(sys.modules) == known:
             result.left_out[package] = problem
-        if why := unforkable() or ("" if package in [*result.packages, *result.left_out] else problem):
+        if printed() > silent:
+            problem = "it prints when it is imported"
+        problem = next((f"it changes {name}" for name, value in visible().items() if value != was[name]), problem)
+        if why := unforkable() or ("" if package in result.left_out else problem):
             raise NotForkable(package, why)
     sys.path[:] = path
     gc.collect()
@@ -123,6 +132,25 @@ def _import(package: str, modules: list[str]) -> str:
         except BaseException as error:
             return f"{type(error).__name__}: {error}"
     return ""
+
+
+def visible() -> dict[str, Any]:
+    "What a job sees of the process although it imports nothing"
+    return {
+        "sys.stdout": sys.stdout,
+        "sys.stderr": sys.stderr,
+        "sys.stdin": sys.stdin,
+        "sys.excepthook": sys.excepthook,
+        "sys.displayhook": sys.displayhook,
+        "sys.path": [*sys.path],
+        "threading.excepthook": threading.excepthook,
+        "the recursion limit": sys.getrecursionlimit(),
+        "the working directory": os.getcwd(),
+        "signal handlers": [signal.getsignal(number) for number in sorted(signal.valid_signals())],
+        "the locale": locale.setlocale(locale.LC_ALL),
+        "the root logger": (logging.root.level, [*logging.root.handlers]),
+        "warnings.showwarning": warnings.showwarning,
+    }
 
 
 def unforkable() -> str:

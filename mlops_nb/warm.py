@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['SERVE', 'PATIENCE', 'FORWARDED', 'NotWarm', 'why_not', 'private_folder', 'Place', 'send', 'receive', 'check_peer',
            'connect', 'start_server', 'ask', 'surroundings', 'WarmProcess', 'warm_kernel', 'warm_command', 'prepare',
-           'ask_later', 'status', 'stop', 'private_memory']
+           'status', 'stop', 'private_memory']
 
 # %% ../nbs/11_warm.ipynb #6d7234da
 import json
@@ -327,23 +327,14 @@ def prepare(
     wait: bool = True,  # until they are ready
 ) -> list[dict[str, Any]]:
     "Start the server, and a template for each environment; what each imported, when it was waited for"
-    asked = [
-        ask_later(place, surroundings(place.root, environment) | {"do": "prepare", "wait": wait})
-        for environment in environments
-    ]
+    messages = [surroundings(place.root, environment) | {"do": "prepare"} for environment in environments]
     found = []
-    for channel in asked:
-        with channel:
-            channel.settimeout(PATIENCE)
-            found.append(receive(channel)[0])
-    return found
-
-
-def ask_later(place: Place, message: dict[str, Any]) -> socket.socket:
-    "Send a message, whose answer is waited for elsewhere"
-    channel = connect(place) or start_server(place)
-    send(channel, message)
-    return channel
+    for waits in [False, True] if wait else [False]:  # all of them at the same time
+        for message in messages:
+            channel, answer, _ = ask(place, message | {"wait": waits})
+            channel.close()
+            found.append(answer)
+    return found[len(messages) :]
 
 
 def status(place: Place) -> dict[str, Any]:
