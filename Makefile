@@ -17,6 +17,7 @@ test: .venv/.installed data/digits.parquet ## every check that CI runs
 	@python -m pytest
 
 lab: .venv/.installed data/digits.parquet ## open JupyterLab on the project
+	@mlops-nb kernel start --no-wait || true
 	@jupyter lab --LabApp.news_url=None --LabApp.extension_manager=readonly \
 		--LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate $(LAB)
 

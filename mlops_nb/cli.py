@@ -90,7 +90,7 @@ def _run_warm(arguments: Sequence[str]) -> None:
     from mlops_nb.warm import NotWarm, Place, warm_command, why_not
 
     project = find_project()
-    if not project.settings.warm or why_not() or sys.gettrace() or "COVERAGE_PROCESS_START" in os.environ:
+    if why_not(project.settings.warm) or sys.gettrace() or "COVERAGE_PROCESS_START" in os.environ:
         return
     try:
         code = warm_command(Place(project.root), "mlops_nb.cli:main", arguments)
@@ -183,9 +183,7 @@ def _place() -> "Place":
     from mlops_nb.warm import NotWarm, Place, why_not
 
     project = find_project()
-    if not project.settings.warm:
-        raise NotWarm("switched off", file="pyproject.toml", place="[tool.mlops_nb] warm", seen="false")
-    if why := why_not():
+    if why := why_not(project.settings.warm):
         raise NotWarm(f"kernels are ordinary ones here: {why}")
     return Place(project.root)
 
@@ -212,8 +210,8 @@ def _server(options: argparse.Namespace) -> None:
     if options.json:
         print(json.dumps(found, indent=1))
         return
-    running = f"{len(found['kernels'])} kernels and {len(found['commands'])} commands"
-    print(f"server {found['pid']}, {found['memory_mb']:.0f} MB, {running}; ends after {found['idle_minutes']:g} idle minutes")
+    running = f"{len(found['kernels'])} kernels and {len(found['commands'])} commands run"
+    print(f"server {found['pid']}, {found['memory_mb']:.0f} MB: {running}; ends after {found['idle_minutes']:g} idle minutes")
     rows = [
         (str(item["pid"]), item["state"], f"{item['memory_mb']:.0f} MB", f"{item['seconds']:.1f} s", _imports(item))
         for item in found["templates"]
@@ -238,8 +236,11 @@ def _kernels(options: argparse.Namespace) -> None:
     if options.json:
         print(json.dumps(found["kernels"], indent=1))
         return
-    ages = [(item, time.time() - item["since"]) for item in found["kernels"]]
-    table(["kernel", "runs for", "memory", "in"], [(str(i["pid"]), f"{s:.0f} s", f"{i['memory_mb']:.0f} MB", i["cwd"]) for i, s in ages])
+    rows = [
+        (str(item["pid"]), f"{time.time() - item['since']:.0f} s", f"{item['memory_mb']:.0f} MB", item["cwd"])
+        for item in found["kernels"]
+    ]
+    table(["kernel", "runs for", "memory", "in"], rows)
 
 
 def _stop(options: argparse.Namespace) -> None:
@@ -320,7 +321,7 @@ COMMANDS = {
         [
             (("action",), {"choices": ["install", "start", "status", "list", "stop"], "help": "what to do"}),
             (("--user",), {"action": "store_true", "help": "install: for every environment of this user"}),
-            (("--no-wait",), {"action": "store_false", "dest": "wait", "help": "start: return while packages are imported"}),
+            (("--no-wait",), {"action": "store_false", "dest": "wait", "help": "start: return while it imports"}),
             (("--kernels",), {"action": "store_true", "help": "stop: end the running kernels as well"}),
             JSON,
         ],

@@ -224,8 +224,8 @@ def kernel_manager(kernel_name: str, **options: Any) -> Manager:
 
 def with_provisioner(spec: KernelSpec) -> KernelSpec:
     "The same kernel, started by the warm server where it can be"
-    return KernelSpec(**{**spec.to_dict(), "metadata": {**spec.metadata, "kernel_provisioner": {"provisioner_name": NAME}}},
-                      resource_dir=spec.resource_dir)
+    metadata = {**spec.metadata, "kernel_provisioner": {"provisioner_name": NAME}}
+    return KernelSpec(**{**spec.to_dict(), "metadata": metadata}, resource_dir=spec.resource_dir)
 
 
 class WarmEngine(Engine):  # type: ignore[misc]
@@ -263,9 +263,4 @@ class WarmEngine(Engine):  # type: ignore[misc]
         client = Client(nb_man, km=manager, **settings)
         client.owns_km = True
         nb_man.before_save = client.join
-        try:
-            client.execute()
-        finally:
-            provisioner = manager.provisioner
-            if getattr(provisioner, "cold", "") and "outside a project" not in provisioner.cold:
-                logger.debug("an ordinary kernel: %s", provisioner.cold)
+        client.execute()

@@ -141,14 +141,15 @@ def kernel_environment(project: Project) -> dict[str, str]:
 def kernel_manager_class(
     project: Project,
     folder: Path,  # a private folder with a short path, for sockets
+    write: Callable[[str], object] = lambda text: None,  # told when the kernel is an ordinary one
 ) -> type[Any]:
     "A class of managers that start this environment's Python, and speak to it over sockets in `folder`"
     from jupyter_client.kernelspec import KernelSpec
 
     from mlops_nb.engine import Manager, with_provisioner
+    from mlops_nb.provisioner import COLD
 
     argv = [sys.executable, "-m", "ipykernel_launcher", "-f", "{connection_file}", "--log-level=CRITICAL"]
-    argv += ["--HistoryManager.hist_file=:memory:"]
     environment = kernel_environment(project)
     spec = KernelSpec(argv=argv, env=environment, display_name="Python 3", language="python", interrupt_mode="signal")
 
@@ -157,6 +158,12 @@ def kernel_manager_class(
             transport = "ipc" if hasattr(socket, "AF_UNIX") else "tcp"
             super().__init__(**options, transport=transport, connection_file=str(folder / "kernel.json"))
             self._kernel_spec = with_provisioner(spec)
+            self.log = logging.getLogger("mlops_nb")
+
+        async def _async_launch_kernel(self, kernel_cmd: list[str], **options: Any) -> None:
+            await super()._async_launch_kernel(kernel_cmd, **options)
+            if self.provisioner.cold:
+                write(f"{COLD}{self.provisioner.cold}\n")
 
     return JobManager
 
@@ -244,6 +251,7 @@ def _papermill(job: Job, write: Callable[[str], object]) -> dict[str, Any]:
     content = raw
     deadline = time.monotonic() + (job.stage.title.timeout or float("inf"))
     job.working.parent.mkdir(parents=True, exist_ok=True)
+    logging.getLogger("mlops_nb").setLevel(logging.ERROR)
     logging.getLogger("papermill").setLevel(logging.ERROR)  # it knows fewer types than we do
     papermill_engines.register(NAME, WarmEngine)  # this one, also in a process that had imported papermill before
     try:
@@ -258,7 +266,7 @@ def _papermill(job: Job, write: Callable[[str], object]) -> dict[str, Any]:
                 language="python",
                 progress_bar=False,
                 cwd=str(job.project.root),
-                kernel_manager_class=kernel_manager_class(job.project, Path(folder)),
+                kernel_manager_class=kernel_manager_class(job.project, Path(folder), write),
                 on_cell_start=progress.start,
                 on_cell_executed=progress.done,
                 timeout_func=lambda cell: max(1, int(min(deadline - time.monotonic(), 10**9))),

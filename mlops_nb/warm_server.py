@@ -104,8 +104,8 @@ class Server:
         signal.signal(signal.SIGCHLD, lambda number, frame: None)
         signal.signal(signal.SIGTERM, lambda number, frame: self.close("stopped"))
         while True:
-            channels = {handle.channel: handle for handle in self.handles}
-            listening = [] if self.closing else [self.listener]
+            channels = {handle.channel.fileno(): handle for handle in self.handles}
+            listening = [] if self.closing else [self.listener.fileno()]
             ready = select.select([reader, *channels, *listening], [], [], min(5.0, self.idle / 2 + 0.05))[0]
             if reader in ready:
                 os.read(reader, 512)
@@ -113,7 +113,7 @@ class Server:
                 if channel in channels:
                     self.hear(channels[channel])
             self.reap()
-            if self.listener in ready and not self.closing:
+            if not self.closing and self.listener.fileno() in ready:
                 self.accept()
             self.tidy()
             if self.closing and not self.commands and not any(handle.kernels for handle in self.handles):

@@ -9,10 +9,12 @@ import os
 import shutil
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from kernels import make_project, stop_server
 
 ROOT = Path(__file__).resolve().parent.parent
 Run = Callable[..., subprocess.CompletedProcess[str]]
@@ -27,6 +29,33 @@ def pytest_runtest_makereport(item: pytest.Item) -> Iterator[None]:
         report.longrepr = f"REQUIRE_ALL=1, and this was skipped: {report.longrepr}"
 
 
+@pytest.fixture(scope="session", autouse=True)
+def sockets() -> Iterator[Path]:
+    """Warm servers of the tests listen in a folder of their own, and end with them"""
+    with tempfile.TemporaryDirectory(prefix="run-", dir="/tmp") as name, pytest.MonkeyPatch.context() as patch:
+        Path(name).chmod(0o700)
+        patch.setenv("XDG_RUNTIME_DIR", name)
+        patch.setenv("PATH", f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}")
+        yield Path(name)
+
+
+@pytest.fixture(scope="session")
+def light(tmp_path_factory: pytest.TempPathFactory, sockets: Path) -> Iterator[Path]:
+    """A project that imports nothing, whose server is ready at once"""
+    root = make_project(tmp_path_factory.mktemp("light") / "project", "print(1)")
+    yield root
+    stop_server(root)
+
+
+@pytest.fixture(scope="session")
+def heavy(tmp_path_factory: pytest.TempPathFactory, sockets: Path) -> Iterator[Path]:
+    """A project that imports torch, Lightning and more"""
+    imports = "import matplotlib.pyplot, numpy, pandas, pytorch_lightning, torch, torch.utils.data, tqdm.auto"
+    root = make_project(tmp_path_factory.mktemp("heavy") / "project", imports)
+    yield root
+    stop_server(root)
+
+
 def need(*programs: str) -> str:
     """The path of the first of these programs that is installed; skips the test when none is"""
     found = next((path for name in programs if (path := shutil.which(name))), None)
@@ -36,10 +65,14 @@ def need(*programs: str) -> str:
 
 
 def environment(**more: str) -> dict[str, str]:
-    """The caller's environment with this interpreter's programs first, and without what a git hook or DVC sets"""
+    """The caller's environment with this interpreter's programs first, and without what a git hook or DVC sets.
+
+    Kernels are ordinary ones unless a test asks for warm ones: a server for each of many short-lived projects would cost
+    more than it saves.
+    """
     kept = {key: value for key, value in os.environ.items() if not key.startswith(("GIT_", "DVC_"))}
     path = f"{Path(sys.executable).parent}{os.pathsep}{kept.get('PATH', '')}"
-    return kept | {"PATH": path, "NO_COLOR": "1"} | more
+    return kept | {"PATH": path, "NO_COLOR": "1", "MLOPS_NB_WARM": "0"} | more
 
 
 @pytest.fixture(scope="session")
