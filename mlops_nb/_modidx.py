@@ -416,6 +416,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                'mlops_nb.warm.WarmProcess.send_signal': ('warm.html#warmprocess.send_signal', 'mlops_nb/warm.py'),
                                'mlops_nb.warm.WarmProcess.terminate': ('warm.html#warmprocess.terminate', 'mlops_nb/warm.py'),
                                'mlops_nb.warm.WarmProcess.wait': ('warm.html#warmprocess.wait', 'mlops_nb/warm.py'),
+                               'mlops_nb.warm._exactly': ('warm.html#_exactly', 'mlops_nb/warm.py'),
                                'mlops_nb.warm._stop': ('warm.html#_stop', 'mlops_nb/warm.py'),
                                'mlops_nb.warm.ask': ('warm.html#ask', 'mlops_nb/warm.py'),
                                'mlops_nb.warm.check_peer': ('warm.html#check_peer', 'mlops_nb/warm.py'),

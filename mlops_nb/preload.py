@@ -160,7 +160,7 @@ def unforkable() -> str:
     if threading.active_count() > 1:
         names = sorted(thread.name for thread in threading.enumerate() if thread is not threading.main_thread())
         return f"it starts a thread, {names[0]}"
-    if any("/nvidia" in link for link in _open_files()):
+    if any(link.startswith("/dev/nvidia") for link in _open_files()):
         return "it opens the GPU"
     if len(_threads()) > 1:
         child = os.fork()

@@ -219,7 +219,7 @@ FEATURES = {
     "process": "import multiprocessing as mp\np = mp.Process(target=print, args=('from a process',)); p.start(); p.join()",
     "display": "from IPython.display import HTML, display\nhandle = display(HTML('<b>1</b>'), display_id=True)\n"
     "handle.update(HTML('<b>2</b>'))",
-    "native": "import os\nos.write(1, b'from the descriptor\\n');",
+    "native": "import os\nos.write(1, b'from the descriptor\\n')\nimport time; time.sleep(0.5)",
     "timing": "%timeit -n1 -r1 pass",
     "logging": "import logging\nlogging.getLogger('x').warning('logged')",
     "error": "1 / 0",
