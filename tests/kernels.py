@@ -123,7 +123,7 @@ def stop_server(root: Path) -> None:
 
 def processes_of(root: Path) -> set[int]:
     """Servers, templates and their forks of a project"""
-    found = subprocess.run(["ps", "-eo", "pid=,args="], capture_output=True, text=True, check=True).stdout
+    found = subprocess.run(["ps", "-ww", "-eo", "pid=,args="], capture_output=True, text=True, check=True).stdout
     pids = {int(line.split()[0]) for line in found.splitlines() if "mlops_nb." in line}
     return {pid for pid in pids if _cwd(pid) == str(root) and alive(pid)}
 
