@@ -173,18 +173,21 @@ class Shell:
         self._kernel()
         app.parent_handle = 1  # somebody watches, so there is no note on how to end the kernel
 
-    def begin(self, arguments: list[str], answer: Callable[[], None]) -> None:
-        "The rest, for one client; `answer` is called once its sockets listen"
+    def begin(self, arguments: list[str], any_port: bool, answer: Callable[[dict[str, int]], None]) -> None:
+        "The rest, for one client; `answer` is called with the ports once its sockets listen"
         app, shell = self.app, self.shell
         self._configure(known_arguments(arguments))
         shell.init_environment()
         app.init_connection_file()
+        if any_port:  # free when the client looked, but perhaps no more
+            app.shell_port = app.iopub_port = app.stdin_port = app.control_port = app.hb_port = 0
         self._bind()
         app.init_heartbeat()
         app.write_connection_file()
         app.log_connection_info()
-        app.kernel.record_ports({f"{name}_port": port for name, port in app._ports.items()})
-        answer()
+        ports = {f"{name}_port": port for name, port in app._ports.items()}
+        app.kernel.record_ports(ports)
+        answer(ports)
         shell.init_history()
         atexit.unregister(shell.atexit_operations)  # its turn is before that of the history
         atexit.register(shell.atexit_operations)
@@ -378,7 +381,7 @@ def become_kernel(shell: Shell, orders: socket.socket) -> NoReturn:
         _arguments(shell, message["command"], message["sources"])
         if len(files) > 3:
             shell.app.poller = Watch(files[3])
-        shell.begin(message["command"][3:], lambda: _answer(channel))
+        shell.begin(message["command"][3:], message["any_port"], lambda ports: _answer(channel, ports))
     except BaseException as error:
         if channel is None or shell.app.heartbeat is not None:  # no client, or one that sees the kernel end
             traceback.print_exc(file=sys.__stderr__)
@@ -396,9 +399,9 @@ def become_kernel(shell: Shell, orders: socket.socket) -> NoReturn:
     leave(code, set(sys.modules) - before, channel)
 
 
-def _answer(channel: socket.socket) -> None:
+def _answer(channel: socket.socket, ports: dict[str, int]) -> None:
     descriptor = os.pidfd_open(os.getpid())
-    send(channel, {"pid": os.getpid()}, [descriptor])
+    send(channel, {"pid": os.getpid(), "ports": ports}, [descriptor])
     os.close(descriptor)
 
 

@@ -234,7 +234,9 @@ class WarmProcess:
         channel: socket.socket,  # on which the exit code comes
         pid: int,
         descriptor: int,  # of the process; closed here
+        ports: dict[str, int] | None = None,  # on which a kernel listens
     ):
+        self.ports = ports or {}
         self.pid, self.descriptor, self.returncode = pid, descriptor, None  # type: int, int, int | None
         self._channel = channel
 
@@ -300,9 +302,11 @@ def warm_kernel(
     sources: Sequence[str] = (),  # folders put first on sys.path
     outputs: tuple[int | None, int | None] = (None, None),  # its stdout and stderr; ours when None
     independent: bool = False,  # outlives this process
+    any_port: bool = False,  # it may choose its ports, whatever the connection file says
 ) -> WarmProcess:
     "Fork a kernel; NotWarm when only an ordinary one will do"
-    message = surroundings(cwd, environment) | {"do": "kernel", "command": [*command], "sources": [*sources]}
+    message = surroundings(cwd, environment)
+    message |= {"do": "kernel", "command": [*command], "sources": [*sources], "any_port": any_port}
     ours = os.pidfd_open(os.getpid())
     with open(os.devnull, "rb") as nothing:  # noqa: PTH123
         files = [nothing.fileno(), *(number if file is None else file for number, file in enumerate(outputs, 1))]
@@ -310,7 +314,7 @@ def warm_kernel(
             channel, answer, received = ask(place, message, files if independent else [*files, ours])
         finally:
             os.close(ours)
-    return WarmProcess(channel, answer["pid"], received[0])
+    return WarmProcess(channel, answer["pid"], received[0], answer["ports"])
 
 # %% ../nbs/11_warm.ipynb #aa8b6223
 FORWARDED = ("SIGINT", "SIGTERM", "SIGHUP", "SIGWINCH", "SIGUSR1", "SIGUSR2", "SIGQUIT")

@@ -1,0 +1,395 @@
+"""Every Jupyter client gets a warm kernel, and one for which that is not possible gets an ordinary one."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import nbformat
+import pytest
+from conftest import ROOT, Run, environment
+from jupyter_client.manager import KernelManager
+from kernels import WARM, Kernel, alive, kernel, make_project, server_status, stop_server, until, write_notebook
+
+if sys.platform != "linux":
+    pytest.skip("warm kernels need Linux", allow_module_level=True)
+
+SAY = f"{WARM}\nprint(' in', os.getcwd())"
+
+
+@pytest.fixture
+def more() -> dict[str, str]:
+    """The environment in which the tests' servers are found"""
+    return {"MLOPS_NB_WARM": "1", "XDG_RUNTIME_DIR": os.environ["XDG_RUNTIME_DIR"]}
+
+
+def printed(path: Path) -> str:
+    """What the cells of an executed notebook printed"""
+    found = nbformat.read(path, as_version=4)
+    return "".join(output.get("text", "") for cell in found.cells for output in cell.outputs)
+
+
+@pytest.fixture
+def say(light: Path) -> Iterator[Path]:
+    """A notebook that says whether its kernel is warm"""
+    (light / "sub").mkdir(exist_ok=True)
+    yield write_notebook(light / "sub/say.ipynb", SAY)
+    (light / "sub/say.ipynb").unlink()
+
+
+def test_nbconvert(say: Path, light: Path, run: Run, more: dict[str, str]) -> None:
+    run("jupyter", "nbconvert", "--to", "notebook", "--execute", "--output", "done.ipynb", say, cwd=say.parent, **more)
+    assert printed(say.parent / "done.ipynb") == f"True in {light}\n"
+
+
+def test_nbclient(say: Path, light: Path, run: Run, more: dict[str, str]) -> None:
+    run("jupyter", "execute", "--inplace", say, cwd=say.parent, **more)
+    assert printed(say) == f"True in {light}\n"
+
+
+def test_nbmake(say: Path, light: Path, run: Run, more: dict[str, str]) -> None:
+    write_notebook(say, f"{SAY}\nassert os.getcwd() == {str(light)!r}", f"import io, contextlib\nout = io.StringIO()\n"
+                   f"with contextlib.redirect_stdout(out):\n    {WARM}\nassert out.getvalue() == 'True'")  # fmt: skip
+    done = run(sys.executable, "-m", "pytest", "-c", "/dev/null", "--rootdir", say.parent, "--nbmake", say, cwd=say.parent, **more)
+    assert "1 passed" in done.stdout
+
+
+def test_jupyter_console(light: Path, run: Run, more: dict[str, str]) -> None:
+    words = ["jupyter", "console", "--kernel", "mlops-nb", "--simple-prompt"]
+    typed = f"{SAY.replace(chr(10), '; ')}\nexit\n"
+    done = subprocess.run(words, cwd=light, env=environment(**more), input=typed, capture_output=True, text=True, timeout=60)
+    assert f"True in {light}" in done.stdout
+
+
+def test_papermill_without_our_engine(say: Path, light: Path, run: Run, more: dict[str, str]) -> None:
+    run("papermill", "-k", "mlops-nb", say, say.parent / "done.ipynb", cwd=say.parent, **more)
+    assert printed(say.parent / "done.ipynb") == f"True in {light}\n"
+
+
+def test_papermill_with_our_engine(light: Path, run: Run, more: dict[str, str], tmp_path: Path) -> None:
+    """Its options keep their meaning"""
+    engine = ["papermill", "--engine", "mlops-nb"]
+    source = write_notebook(light / "options.ipynb", "value = 1", f"{SAY}\nimport sys\nprint('to stderr', file=sys.stderr)\nvalue",
+                            kernel_name="python3")  # fmt: skip
+    content = json.loads(source.read_text())
+    content["cells"][0]["metadata"]["tags"] = ["parameters"]
+    source.write_text(json.dumps(content))
+    out, err, target = tmp_path / "out.txt", tmp_path / "err.txt", tmp_path / "done.ipynb"
+    logged = run(
+        *engine, "-p", "value", "5", "--log-output", "--stdout-file", out, "--stderr-file", err, "--cwd", light / "sub",
+        "--start_timeout", "90", source, target, cwd=light, **more,
+    )  # fmt: skip
+    assert out.read_text() == f"True in {light / 'sub'}\n" == printed(target).replace("to stderr\n", "")
+    assert err.read_text() == "to stderr\n"
+    assert f"True in {light / 'sub'}" in logged.stderr  # of the log
+    found = nbformat.read(target, as_version=4)
+    assert found.cells[-1].outputs[-1].data["text/plain"] == "5"
+    assert [cell.metadata.papermill.status for cell in found.cells] == ["completed"] * 3
+    assert found.metadata.papermill.parameters == {"value": 5}
+    run(*engine, "--prepare-only", source, tmp_path / "prepared.ipynb", cwd=light, **more)
+    assert printed(tmp_path / "prepared.ipynb") == ""
+    slow = write_notebook(light / "slow.ipynb", "print('begun')", "import time\ntime.sleep(60)", "print('never')")
+    started = time.monotonic()
+    late = run(*engine, "--execution-timeout", "2", slow, target, cwd=light, code=1, **more)
+    assert time.monotonic() - started < 20
+    assert "timed out" in late.stderr
+    assert [cell.metadata.papermill.status for cell in nbformat.read(target, as_version=4).cells] == [
+        "completed", "failed", "pending",
+    ]  # fmt: skip
+    failing = write_notebook(light / "failing.ipynb", "print('before')", "1 / 0", "print('never')")
+    failed = run(*engine, failing, target, cwd=light, code=1, **more)
+    assert "ZeroDivisionError" in failed.stderr
+    assert printed(target) == "before\n"
+    run(*engine, source, "-", cwd=light, **more)  # to stdout
+
+
+def test_a_kernel_of_another_language(light: Path, run: Run, more: dict[str, str], tmp_path: Path) -> None:
+    spec = tmp_path / "kernels/bash/kernel.json"
+    spec.parent.mkdir(parents=True)
+    argv = [sys.executable, "-m", "bash_kernel", "-f", "{connection_file}"]
+    spec.write_text(json.dumps({"argv": argv, "display_name": "Bash", "language": "bash"}))
+    source = write_notebook(tmp_path / "bash.ipynb", "x=21; echo $((x * 2))", kernel_name="bash")
+    there = more | {"JUPYTER_PATH": str(tmp_path)}
+    run("papermill", "--engine", "mlops-nb", "-k", "bash", source, tmp_path / "done.ipynb", cwd=light, **there)
+    assert printed(tmp_path / "done.ipynb").strip() == "42"
+
+
+def test_the_notebook_on_disk_follows(light: Path, more: dict[str, str], tmp_path: Path) -> None:
+    """While a cell runs it is at most a second behind, always valid, and one stream is one output"""
+    code = "import time\nfor number in range(30):\n    print(number, flush=True)\n    time.sleep(0.1)"
+    source, target = write_notebook(light / "follow.ipynb", code), tmp_path / "done.ipynb"
+    words = ["papermill", "--engine", "mlops-nb", "-k", "mlops-nb", str(source), str(target)]
+    seen: list[int] = []
+    with subprocess.Popen(words, cwd=light, env=environment(**more), stderr=subprocess.DEVNULL) as client:
+        while client.poll() is None:
+            if target.exists():
+                cell = nbformat.read(target, as_version=4).cells[0]
+                seen.append(len(cell.outputs[0].text.split()) if cell.outputs else 0)
+                assert len(cell.outputs) <= 1
+            time.sleep(0.05)
+    assert seen == sorted(seen)
+    assert len(set(seen)) >= 3
+    assert max(later - earlier for earlier, later in zip(seen, seen[1:], strict=False)) <= 14
+    assert len(printed(target).split()) == 30
+
+
+def test_encryption(light: Path) -> None:
+    """A manager that wants it gets it, and nobody else can read"""
+    manager = KernelManager(kernel_name="mlops-nb", transport_encryption="required")
+    manager.start_kernel(cwd=str(light))
+    started = Kernel(manager)
+    try:
+        assert started.warm
+        info = manager.get_connection_info()
+        assert info["curve_publickey"]
+        plain = manager.client()
+        plain.curve_publickey = plain.curve_secretkey = None
+        plain.start_channels(hb=False)
+        plain.kernel_info()
+        with pytest.raises(Exception, match="^$"):  # queue.Empty: it never answers
+            plain.get_shell_msg(timeout=1)
+        plain.stop_channels()
+    finally:
+        started.client.stop_channels()
+        manager.shutdown_kernel()
+
+
+# Other environments
+
+
+@pytest.fixture(scope="module")
+def stranger(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The Python of an environment with Jupyter's parts, and without this package"""
+    folder = tmp_path_factory.mktemp("stranger") / "environment"
+    subprocess.run([sys.executable, "-m", "venv", folder], check=True)
+    words = ["install", "--quiet", "--disable-pip-version-check", "--constraint", ROOT / "constraints.txt", "ipykernel", "nbconvert"]
+    subprocess.run([folder / "bin/python", "-m", "pip", *words], check=True, capture_output=True)
+    return folder / "bin/python"
+
+
+def test_an_environment_without_this_package(stranger: Path, light: Path, run: Run, more: dict[str, str], tmp_path: Path) -> None:
+    """The kernelspec of the user works there: warm, interruptible, and it ends with its client"""
+    there = more | {"JUPYTER_DATA_DIR": str(tmp_path / "data")}
+    run("mlops-nb", "kernel", "install", "--user", cwd=light, **there)
+    assert json.loads((tmp_path / "data/kernels/mlops-nb/kernel.json").read_text())["metadata"].keys() == {
+        "debugger", "supported_encryption",
+    }  # fmt: skip
+    source = write_notebook(tmp_path / "say.ipynb", SAY)
+    (light / "sub").mkdir(exist_ok=True)
+    script = f"""
+import sys, time, subprocess
+from jupyter_client.manager import start_new_kernel
+manager, client = start_new_kernel(kernel_name="mlops-nb", cwd={str(light / "sub")!r})
+def run(code):
+    said = []
+    reply = client.execute_interactive(code, output_hook=lambda m: said.append(m["content"].get("text", "")), timeout=60)
+    return "".join(said).strip(), reply["content"]["status"]
+print(run({SAY!r})[0])
+pid = run("print(os.getpid())")[0]
+client.execute("import time; time.sleep(600)")
+time.sleep(0.5)
+started = time.monotonic()
+manager.interrupt_kernel()
+print(client.get_shell_msg(timeout=10)["content"]["ename"], time.monotonic() - started < 1)
+manager.restart_kernel()
+client.wait_for_ready(timeout=60)
+print(run("x = 1; print(os.getpid() if 'os' in globals() else 'empty')")[0], run({WARM!r})[0])
+manager.shutdown_kernel()
+print(manager.is_alive())
+"""
+    done = run(stranger, "-c", script, cwd=tmp_path, **there)
+    assert done.stdout.splitlines() == [f"True in {light}", "KeyboardInterrupt True", "empty True", "False"], done.stderr
+    found = server_status(light)
+    assert found is not None
+    until(lambda: not server_status(light)["kernels"])  # type: ignore[index]
+    run(stranger, "-m", "nbconvert", "--to", "notebook", "--execute", "--output", "done.ipynb", source, cwd=tmp_path, **there)
+    assert printed(tmp_path / "done.ipynb").startswith("False in")  # outside a project: a complete kernel all the same
+    run(stranger, "-c", script.replace("True in", "x"), cwd=tmp_path, **(there | {"MLOPS_NB_WARM": "0"}))
+
+
+def test_two_projects_and_a_long_path(tmp_path: Path) -> None:
+    """Each has its own server; one has a path of 200 characters with spaces"""
+    space = 200 - len(str(tmp_path)) - len("/project") - 1
+    long = tmp_path / ("a folder " * 30)[: space - 1].ljust(space, "x") / "project"
+    assert len(str(long)) == 200
+    roots = [make_project(long, "print(1)"), make_project(tmp_path / "other", "print(1)")]
+    try:
+        with kernel(roots[0]) as first, kernel(roots[1]) as second:
+            assert first.run(SAY) == f"True in {roots[0]}\n"
+            assert second.run(SAY) == f"True in {roots[1]}\n"
+            servers = [server_status(root) for root in roots]
+            assert servers[0]["pid"] != servers[1]["pid"]  # type: ignore[index]
+    finally:
+        for root in roots:
+            stop_server(root)
+
+
+def test_two_environments_on_one_project(stranger: Path, light: Path) -> None:
+    """A server belongs to one Python"""
+    from mlops_nb.warm import Place
+
+    assert Place(light).socket != Place(light, str(stranger)).socket
+    same = Path(sys.executable).with_name("python3")
+    assert Place(light, str(same)).socket == Place(light, str(same.with_name("python"))).socket
+
+
+# JupyterLab
+
+
+class Server:
+    """A Jupyter server, spoken to as JupyterLab does"""
+
+    def __init__(self, url: str, token: str):
+        self.url, self.token = url, token
+
+    def call(self, method: str, path: str, body: dict[str, Any] | None = None) -> Any:
+        """One request of its API"""
+        headers = {"Authorization": f"token {self.token}", "Content-Type": "application/json"}
+        data = None if body is None else json.dumps(body).encode()
+        request = urllib.request.Request(f"{self.url}{path}", data=data, headers=headers, method=method)
+        with urllib.request.urlopen(request, timeout=90) as answer:
+            text = answer.read()
+        return json.loads(text) if text else None
+
+    @contextmanager
+    def session(self, path: str, kernel_name: str = "mlops-nb") -> Iterator["Session"]:
+        """A notebook that is open"""
+        body = {"path": path, "name": path, "type": "notebook", "kernel": {"name": kernel_name}}
+        made = self.call("POST", "api/sessions", body)
+        opened = Session(self, made["kernel"]["id"])
+        try:
+            yield opened
+        finally:
+            opened.socket.close()
+            with suppress(urllib.error.HTTPError):  # its kernel was shut down by the test
+                self.call("DELETE", f"api/sessions/{made['id']}")
+
+
+class Session:
+    """The channel of one kernel"""
+
+    def __init__(self, server: Server, identity: str):
+        import websocket
+
+        self.server, self.identity = server, identity
+        address = f"{server.url.replace('http', 'ws', 1)}api/kernels/{identity}/channels?token={server.token}"
+        self.socket = websocket.create_connection(address, timeout=60)
+
+    def send(self, code: str) -> str:
+        """Ask for an execution"""
+        identity = uuid.uuid4().hex
+        header = {"msg_id": identity, "msg_type": "execute_request", "username": "", "session": "s", "version": "5.3"}
+        content = {"code": code, "silent": False, "store_history": True, "user_expressions": {}, "allow_stdin": False}
+        message = {"header": header, "parent_header": {}, "metadata": {}, "content": content, "channel": "shell"}
+        self.socket.send(json.dumps(message | {"buffers": []}))
+        return identity
+
+    def receive(self, identity: str) -> tuple[str, str]:
+        """What was printed, and the status"""
+        said = status = state = ""
+        while not status or state != "idle":
+            message = json.loads(self.socket.recv())
+            if message["parent_header"].get("msg_id") != identity:
+                continue
+            content = message["content"]
+            said += content.get("text", "") if message["header"]["msg_type"] == "stream" else ""
+            if message["header"]["msg_type"] == "execute_reply":
+                status = content["status"]
+            state = content.get("execution_state", state)
+        return said, status
+
+    def run(self, code: str) -> str:
+        """What the code printed"""
+        return self.receive(self.send(code))[0]
+
+
+@contextmanager
+def jupyter(words: list[str], cwd: Path, more: dict[str, str], tmp_path: Path) -> Iterator[Server]:
+    """A real server, which is stopped in the end"""
+    runtime = tmp_path / "runtime"
+    runtime.mkdir()
+    there = environment(**more) | {"JUPYTER_RUNTIME_DIR": str(runtime), "JUPYTER_CONFIG_DIR": str(tmp_path / "config")}
+    log = (tmp_path / "jupyter.log").open("wb")
+    with log, subprocess.Popen(words, cwd=cwd, env=there, stdout=log, stderr=log, start_new_session=True) as process:
+        try:
+            file = until(lambda: next(iter(runtime.glob("jpserver-*.json")), None), 60)
+            info = until(lambda: json.loads(file.read_text() or "{}"), 5)
+            server = Server(info["url"], info["token"])
+            until(lambda: _answers(server), 30)
+            yield server
+        finally:
+            os.killpg(process.pid, signal.SIGINT)
+            os.killpg(process.pid, signal.SIGTERM)
+            process.wait(20)
+
+
+def _answers(server: Server) -> bool:
+    try:
+        return bool(server.call("GET", "api/status"))
+    except OSError:
+        return False
+
+
+OPTIONS = ["--no-browser", "--ServerApp.port=0", "--ServerApp.token=secret", "--allow-root", "--ServerApp.root_dir=."]
+
+
+def test_jupyterlab(light: Path, more: dict[str, str], tmp_path: Path) -> None:
+    """New, two at once, interrupt, restart in the middle of a cell, shut down: each within half a second"""
+    with jupyter([sys.executable, "-m", "jupyterlab", *OPTIONS], light, more, tmp_path) as server:
+        with server.session("one.ipynb") as first, server.session("two.ipynb") as second:
+            assert first.run(SAY) == f"True in {light}\n"
+            assert second.run(SAY) == f"True in {light}\n"
+            first.run("x = 1")
+            assert second.run("print('x' in globals())") == "False\n"
+            busy = first.send("import time\ntime.sleep(600)")
+            time.sleep(0.5)
+            started = time.monotonic()
+            server.call("POST", f"api/kernels/{first.identity}/interrupt")
+            assert first.receive(busy)[1] == "error"
+            assert time.monotonic() - started < 0.5
+            busy = first.send("import time\ntime.sleep(600)")
+            time.sleep(0.5)
+            started = time.monotonic()
+            server.call("POST", f"api/kernels/{first.identity}/restart")
+            again = Session(server, first.identity)
+            assert again.run("print('x' in globals(), 'time' in globals())") == "False False\n"
+            assert time.monotonic() - started < 0.5 + 1.0  # of which Jupyter itself sleeps a second before it answers
+            assert again.run(SAY) == f"True in {light}\n"
+            again.socket.close()
+        with server.session("three.ipynb") as opened:
+            pid = int(opened.run("import os; print(os.getpid())"))
+            opened.send("import time\ntime.sleep(600)")
+            time.sleep(0.3)
+            started = time.monotonic()
+            server.call("DELETE", f"api/kernels/{opened.identity}")
+            assert time.monotonic() - started < 0.5
+            until(lambda: not alive(pid), 0.2)
+
+
+def test_make_lab_imports_at_once(more: dict[str, str], tmp_path: Path) -> None:
+    """The first cell of a session of this project"""
+    ready = ["-o", ".venv/.installed", "-o", "data/digits.parquet"]
+    words = ["make", *ready, "lab", f"LAB={' '.join(OPTIONS)}", "PYTHON=python3"]
+    if Path(sys.prefix) != ROOT / ".venv":
+        pytest.skip("make lab uses the environment of the project, .venv")
+    try:
+        with jupyter(words, ROOT, more, tmp_path) as server:
+            until(lambda: (server_status(ROOT) or {"templates": []})["templates"], 30)
+            until(lambda: all(item["state"] == "ready" for item in server_status(ROOT)["templates"]), 60)  # type: ignore[index]
+            with server.session("nbs/first.ipynb") as opened:
+                opened.run("1")
+                started = time.monotonic()
+                assert opened.receive(opened.send("import torch, pytorch_lightning"))[1] == "ok"
+                assert time.monotonic() - started < 0.1
+                assert opened.run(SAY) == f"True in {ROOT}\n"
+    finally:
+        stop_server(ROOT)
