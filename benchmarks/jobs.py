@@ -27,7 +27,8 @@ TORCH = [
     "loader = torch.utils.data.DataLoader(torch.utils.data.TensorDataset(x, y), batch_size=8)",
     "class Model(pl.LightningModule):\n"
     "    def __init__(self):\n        super().__init__()\n        self.net = nn.Linear(8, 2)\n"
-    "    def training_step(self, batch, index):\n        return nn.functional.cross_entropy(self.net(batch[0]), batch[1])\n"
+    "    def training_step(self, batch, index):\n"
+    "        return nn.functional.cross_entropy(self.net(batch[0]), batch[1])\n"
     "    def configure_optimizers(self):\n        return torch.optim.Adam(self.parameters())",
     "trainer = pl.Trainer(max_steps=50, accelerator='cpu', logger=False, enable_checkpointing=False,\n"
     "                     enable_progress_bar=False, enable_model_summary=False)\n"
@@ -145,7 +146,8 @@ def main() -> int:
     logging.disable(logging.WARNING)
     quiet()
     names = ("papermill", "ipykernel", "jupyter_client", "torch", "pytorch-lightning")
-    print(f"Python {platform.python_version()}, {os.cpu_count()} cores, {', '.join(f'{n} {version(n)}' for n in names)}")
+    versions = ", ".join(f"{name} {version(name)}" for name in names)
+    print(f"Python {platform.python_version()}, {os.cpu_count()} cores, {versions}")
     passed = True
     with tempfile.TemporaryDirectory() as name:
         root = Path(name) / "project"

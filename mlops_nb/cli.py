@@ -211,7 +211,8 @@ def _server(options: argparse.Namespace) -> None:
         print(json.dumps(found, indent=1))
         return
     running = f"{len(found['kernels'])} kernels and {len(found['commands'])} commands run"
-    print(f"server {found['pid']}, {found['memory_mb']:.0f} MB: {running}; ends after {found['idle_minutes']:g} idle minutes")
+    idle = f"ends after {found['idle_minutes']:g} idle minutes"
+    print(f"server {found['pid']}, {found['memory_mb']:.0f} MB: {running}; {idle}")
     rows = [
         (str(item["pid"]), item["state"], f"{item['memory_mb']:.0f} MB", f"{item['seconds']:.1f} s", _imports(item))
         for item in found["templates"]

@@ -19,7 +19,7 @@ from typing import Any
 import nbformat
 from jupyter_client.kernelspec import KernelSpec
 from jupyter_client.manager import AsyncKernelManager
-from nbclient.exceptions import DeadKernelError
+from nbclient.exceptions import CellExecutionError, DeadKernelError
 from nbclient.util import ensure_async, run_hook, run_sync
 from nbformat import NotebookNode
 from papermill.clientwrap import PapermillNotebookClient
@@ -36,6 +36,8 @@ INTERVAL = 1.0  # seconds between two saves
 
 class Saver(NotebookExecutionManager):  # type: ignore[misc]
     "Keeps the state of an execution on disk, without more work than that needs"
+
+    nb: NotebookNode
 
     def __init__(self, nb: NotebookNode, output_path: str | None = None, **options: Any):
         self.cost = 0.0  # seconds that a save takes
@@ -95,7 +97,7 @@ def write_atomically(path: Path, notebook: NotebookNode) -> None:
         temporary.unlink(missing_ok=True)
 
 # %% ../nbs/12a_engine.ipynb #b6feb0fc
-class Manager(AsyncKernelManager):  # type: ignore[misc]
+class Manager(AsyncKernelManager):
     "A kernel manager that does not sleep when it starts and stops a kernel"
 
     busy = False  # a cell runs
@@ -109,7 +111,8 @@ class Manager(AsyncKernelManager):  # type: ignore[misc]
     start_kernel = _async_start_kernel
 
     async def _async_shutdown_kernel(self, now: bool = False, restart: bool = False) -> None:
-        await AsyncKernelManager._async_shutdown_kernel.__wrapped__(self, now=now, restart=restart)
+        pending: Any = AsyncKernelManager._async_shutdown_kernel
+        await pending.__wrapped__(self, now=now, restart=restart)
 
     shutdown_kernel = _async_shutdown_kernel
 
@@ -128,7 +131,7 @@ class Client(PapermillNotebookClient):  # type: ignore[misc]
     async def async_start_new_kernel(self, **options: Any) -> None:
         "Start the kernel; an IPython kernel keeps the history of a job in memory, as nbclient has it for `python3`"
         if self.km.kernel_spec.argv[1:3] == ["-c", START]:
-            self.extra_arguments = [*self.extra_arguments, "--HistoryManager.hist_file=:memory:"]
+            self.set_trait("extra_arguments", ["--HistoryManager.hist_file=:memory:"])
         await super().async_start_new_kernel(**options)
 
     start_new_kernel = run_sync(async_start_new_kernel)
@@ -170,7 +173,7 @@ class Client(PapermillNotebookClient):  # type: ignore[misc]
         saving = asyncio.ensure_future(self._save_regularly())
         self.km.busy = True
         try:
-            done = await super().async_execute_cell(cell, cell_index, *rest, **options)
+            done: NotebookNode = await super().async_execute_cell(cell, cell_index, *rest, **options)
             self.km.busy = False
             return done
         finally:
@@ -181,6 +184,21 @@ class Client(PapermillNotebookClient):  # type: ignore[misc]
                     output.text = re.sub(r"[^\n]*\r(?=[^\n\r])", "", output.text)  # as a terminal shows it
 
     execute_cell = run_sync(async_execute_cell)
+
+    def papermill_execute_cells(self) -> None:
+        "As papermill does it; but a cell that a time-out, a dead kernel or Ctrl-C ended is not called completed"
+        for index, cell in enumerate(self.nb.cells):
+            try:
+                self.nb_man.cell_start(cell, index)
+                self.execute_cell(cell, index)
+            except CellExecutionError:
+                self.nb_man.cell_exception(cell, cell_index=index)
+                break
+            except BaseException:
+                self.nb_man.cell_exception(cell, cell_index=index)
+                raise
+            finally:
+                self.nb_man.cell_complete(cell, cell_index=index)
 
     async def _save_regularly(self) -> None:
         while True:
@@ -216,6 +234,7 @@ def kernel_manager(kernel_name: str, **options: Any) -> Manager:
     "A manager for a kernel of that name"
     manager = Manager(kernel_name=kernel_name, **options)
     spec = manager.kernel_spec
+    assert spec is not None
     python = spec.argv[0] in (sys.executable, "python", "python3", f"python3.{sys.version_info[1]}")
     if python and spec.argv[1:2] == ["-m"] and spec.argv[2] in LAUNCHERS and "kernel_provisioner" not in spec.metadata:
         manager._kernel_spec = with_provisioner(spec)

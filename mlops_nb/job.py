@@ -162,8 +162,8 @@ def kernel_manager_class(
 
         async def _async_launch_kernel(self, kernel_cmd: list[str], **options: Any) -> None:
             await super()._async_launch_kernel(kernel_cmd, **options)
-            if self.provisioner.cold:
-                write(f"{COLD}{self.provisioner.cold}\n")
+            if cold := getattr(self.provisioner, "cold", ""):
+                write(f"{COLD}{cold}\n")
 
     return JobManager
 

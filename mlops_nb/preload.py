@@ -17,9 +17,10 @@ import sys
 import threading
 import warnings
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from .code import Import, closure, notebook_tree
 from .errors import MlopsError
@@ -145,7 +146,7 @@ def visible() -> dict[str, Any]:
         "sys.path": [*sys.path],
         "threading.excepthook": threading.excepthook,
         "the recursion limit": sys.getrecursionlimit(),
-        "the working directory": os.getcwd(),
+        "the working directory": Path.cwd(),
         "signal handlers": [signal.getsignal(number) for number in sorted(signal.valid_signals())],
         "the locale": locale.setlocale(locale.LC_ALL),
         "the root logger": (logging.root.level, [*logging.root.handlers]),
@@ -173,16 +174,14 @@ def unforkable() -> str:
 
 
 def _threads() -> list[str]:
-    names = (Path(f"/proc/self/task/{task}/comm").read_text().strip() for task in sorted(os.listdir("/proc/self/task")))
+    names = ((task / "comm").read_text().strip() for task in sorted(Path("/proc/self/task").iterdir()))
     return [name for name in names if name not in HARMLESS]
 
 
 def _open_files() -> Iterator[str]:
-    for file in os.listdir("/proc/self/fd"):
-        try:
-            yield os.readlink(f"/proc/self/fd/{file}")
-        except OSError:
-            continue
+    for file in Path("/proc/self/fd").iterdir():
+        with suppress(OSError):
+            yield str(file.readlink())
 
 # %% ../nbs/11a_preload.ipynb #0f61541a
 NATIVE = (
@@ -191,17 +190,17 @@ NATIVE = (
     "OPENBLAS_", "PL_", "PYDEVD_", "PYTHON", "PYTORCH_", "ROCM_", "ROCR_", "TF_", "TORCH", "TQDM_", "TRANSFORMERS_",
     "TRITON_", "TZ", "VECLIB_", "XLA_",
 )  # fmt: skip
-PERSONAL = frozenset(
-    "_ COLORTERM COLUMNS CUDA_VISIBLE_DEVICES DISPLAY LINES LOGNAME NO_COLOR OLDPWD PATH PS1 PWD SHELL SHLVL TEMP TERM "
-    "TMP TMPDIR USER USERNAME WINDOWID".split()
-)  # of a terminal or a session; a forked process gets its own, and no import decides by it
+PERSONAL = {
+    "_", "COLORTERM", "COLUMNS", "CUDA_VISIBLE_DEVICES", "DISPLAY", "LINES", "LOGNAME", "NO_COLOR", "OLDPWD", "PATH",
+    "PS1", "PWD", "SHELL", "SHLVL", "TEMP", "TERM", "TMP", "TMPDIR", "USER", "USERNAME", "WINDOWID",
+}  # fmt: skip  # of a terminal or a session; a forked process gets its own, and no import decides by it
 SESSION = ("DBUS_", "DVC_", "GIT_", "JPY_", "JUPYTER", "PYTEST_", "SSH_", "TERM_", "TMUX", "VSCODE_", "XDG_SESSION_")
 
 
 class Recorder(os._Environ):  # type: ignore[type-arg]
     "The environment, which remembers the names that were asked for one by one"
 
-    asked: set[str] = set()
+    asked: ClassVar[set[str]] = set()
     passing = ""  # the name that a walk over all of them has reached
 
     def __getitem__(self, name: str) -> str:
@@ -218,7 +217,7 @@ class Recorder(os._Environ):  # type: ignore[type-arg]
 
 def record() -> None:
     "Begin to remember"
-    os.environ.__class__ = Recorder  # type: ignore[assignment]
+    os.environ.__class__ = Recorder
 
 
 def recorded(environment: Mapping[str, str]) -> dict[str, str | None]:
@@ -252,8 +251,8 @@ class Snapshot:
         root: Path,  # the project, whose own modules do not count
     ):
         files = {str(getattr(module, "__file__", None) or "") for module in [*sys.modules.values()]}
-        files = {path for path in files if os.path.isabs(path) and is_foreign(path, root)} | {*more}
-        folders = {path for path in {os.path.dirname(path) for path in files} | {*sys.path} if path}
+        files = {path for path in files if path.startswith("/") and is_foreign(path, root)} | {*more}
+        folders = {path for path in {path.rpartition("/")[0] for path in files} | {*sys.path} if path}
         self.files = {path: _stamp(path) for path in files}
         self.folders = {path: _stamp(path) for path in [*(path for path in folders if is_foreign(path, root)), *more]}
 
@@ -272,7 +271,7 @@ def is_foreign(path: str, root: Path) -> bool:
 
 def _stamp(path: str) -> tuple[int, int] | None:
     try:
-        found = os.stat(path)
+        found = os.stat(path)  # noqa: PTH116  thousands of them
     except OSError:
         return None
     return (found.st_mtime_ns, found.st_size)

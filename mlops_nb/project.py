@@ -37,7 +37,7 @@ def read_settings(root: Path) -> Settings:
     "Read and check the settings of the project at `root`"
     file = "pyproject.toml"
     table = read_toml(root / file).get("tool", {}).get("mlops_nb", {})
-    known = {item.name: item.type for item in fields(Settings)}
+    known: dict[str, Any] = {item.name: item.type for item in fields(Settings)}
     for key, value in table.items():
         place = f"[tool.mlops_nb] {key}"
         if key not in known:
@@ -50,7 +50,12 @@ def read_settings(root: Path) -> Settings:
     return Settings(**table)
 
 
-KINDS = {str: "a string", list[str]: "a list of strings", bool: "true or false", float: "a number that is not negative"}
+KINDS: dict[Any, str] = {
+    str: "a string",
+    list[str]: "a list of strings",
+    bool: "true or false",
+    float: "a number that is not negative",
+}
 
 
 def _is(value: Any, kind: Any) -> bool:

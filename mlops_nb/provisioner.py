@@ -19,9 +19,9 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import Any, cast
 
-from jupyter_client.connect import LocalPortCache
+from jupyter_client.connect import KernelConnectionInfo, LocalPortCache
 from jupyter_client.provisioning.local_provisioner import LocalProvisioner
 
 from .errors import ProjectError
@@ -111,16 +111,17 @@ def ask_for(
     return warm_kernel(Place(project.root, words[0]), words, {**environment}, cwd, **options)
 
 # %% ../nbs/12_provisioner.ipynb #9462b037
-class WarmProvisioner(LocalProvisioner):  # type: ignore[misc]
+class WarmProvisioner(LocalProvisioner):
     "Starts a warm kernel, or an ordinary one and says why"
 
+    process: Any = None  # a `WarmProcess`, or the one of an ordinary kernel
     cold = ""  # why the kernel is an ordinary one
     told: set[str] = set()  # noqa: RUF012  reasons that this client has logged
 
     free_choice = False  # of ports
 
     async def pre_launch(self, **kwargs: Any) -> dict[str, Any]:
-        manager = self.parent
+        manager: Any = self.parent
         self.free_choice = manager.transport == "tcp" and not any(getattr(manager, name) for name in PORTS)
         return await super().pre_launch(**kwargs)
 
@@ -153,11 +154,13 @@ class WarmProvisioner(LocalProvisioner):  # type: ignore[misc]
 
     def _take_ports(self, ports: dict[str, int]) -> None:
         "Tell the manager on which ports its kernel listens"
+        known: dict[str, Any] = {**self.connection_info}
         for name in PORTS:
             if self.ports_cached:
-                LocalPortCache.instance().return_port(self.connection_info[name])
+                LocalPortCache.instance().return_port(known[name])
             setattr(self.parent, name, ports[name])
-        self.connection_info |= {name: ports[name] for name in PORTS}
+            known[name] = ports[name]
+        self.connection_info = cast("KernelConnectionInfo", known)
 
     @staticmethod
     def _file(target: Any) -> int | None:
@@ -179,7 +182,7 @@ class WarmProvisioner(LocalProvisioner):  # type: ignore[misc]
         if isinstance(self.process, WarmProcess):
             while self.process.poll() is None:
                 await self._gone(1.0)
-        return await super().wait()  # type: ignore[no-any-return]
+        return await super().wait()
 
     async def _gone(self, seconds: float) -> None:
         "Wait until the process is gone, for so long at most"

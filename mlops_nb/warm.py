@@ -73,7 +73,7 @@ class Place:
 
     def __init__(self, root: Path, python: str = sys.executable):
         self.root, self.python = root, python
-        same = [os.path.dirname(python), os.path.realpath(python)]  # python and python3 are one environment
+        same = [str(Path(python).parent), os.path.realpath(python)]  # python and python3 are one environment
         name = sha256(json.dumps([str(root), *same, os.getuid()]).encode()).hexdigest()[:16]
         folder = private_folder()
         self.socket, self.lock, self.log = (folder / f"{name}.{kind}" for kind in ("sock", "lock", "log"))

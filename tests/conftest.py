@@ -67,8 +67,8 @@ def need(*programs: str) -> str:
 def environment(**more: str) -> dict[str, str]:
     """The caller's environment with this interpreter's programs first, and without what a git hook or DVC sets.
 
-    Kernels are ordinary ones unless a test asks for warm ones: a server for each of many short-lived projects would cost
-    more than it saves.
+    Kernels are ordinary ones unless a test asks for warm ones: a server for each of many short-lived projects would
+    cost more than it saves.
     """
     kept = {key: value for key, value in os.environ.items() if not key.startswith(("GIT_", "DVC_"))}
     path = f"{Path(sys.executable).parent}{os.pathsep}{kept.get('PATH', '')}"

@@ -51,7 +51,9 @@ class Kernel:
 
 
 @contextmanager
-def kernel(cwd: Path, name: str = "mlops-nb", cold: bool = False, env: dict[str, str] | None = None) -> Iterator[Kernel]:
+def kernel(
+    cwd: Path, name: str = "mlops-nb", cold: bool = False, env: dict[str, str] | None = None
+) -> Iterator[Kernel]:
     """A kernel that is shut down in the end"""
     manager = KernelManager(kernel_name=name)
     if cold:
@@ -68,7 +70,14 @@ def kernel(cwd: Path, name: str = "mlops-nb", cold: bool = False, env: dict[str,
 def write_notebook(path: Path, *cells: str, kernel_name: str = "mlops-nb") -> Path:
     """A notebook with these code cells"""
     made = [
-        {"cell_type": "code", "id": f"c{number}", "metadata": {}, "source": source, "outputs": [], "execution_count": None}
+        {
+            "cell_type": "code",
+            "id": f"c{number}",
+            "metadata": {},
+            "source": source,
+            "outputs": [],
+            "execution_count": None,
+        }
         for number, source in enumerate(cells)
     ]
     spec = {"name": kernel_name, "display_name": kernel_name, "language": "python"}
@@ -130,6 +139,6 @@ def processes_of(root: Path) -> set[int]:
 
 def _cwd(pid: int) -> str:
     try:
-        return os.readlink(f"/proc/{pid}/cwd")
+        return str(Path(f"/proc/{pid}/cwd").readlink())
     except OSError:
         return ""

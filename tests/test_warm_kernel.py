@@ -3,11 +3,10 @@
 import json
 import os
 import sys
-import time
 from pathlib import Path
 
-import pytest
 import jupyter_kernel_test
+import pytest
 from kernels import kernel
 
 if sys.platform != "linux":
@@ -236,7 +235,9 @@ def test_a_notebook_with_everything(light: Path) -> None:
         cells = [nbformat.v4.new_code_cell(source) for source in FEATURES.values()]
         made = nbformat.v4.new_notebook(cells=cells)
         where = {"metadata": {"path": str(light)}}
-        NotebookClient(made, kernel_name=name, resources=where, timeout=60, allow_errors=True, coalesce_streams=True).execute()
+        NotebookClient(
+            made, kernel_name=name, resources=where, timeout=60, allow_errors=True, coalesce_streams=True
+        ).execute()
         outputs.append(dict(zip(FEATURES, made.cells, strict=True)))
     for name in FEATURES:
         shown = [[_essence(output) for output in side[name].outputs] for side in outputs]

@@ -69,7 +69,7 @@ def test_jobs_leave_nothing_behind(own: Path) -> None:
         found = server_status(own)
         assert found is not None
         servers = [found["pid"], *(item["pid"] for item in found["templates"])]
-        files = [len(os.listdir(f"/proc/{pid}/fd")) for pid in [*servers, os.getpid()]]
+        files = [len([*Path(f"/proc/{pid}/fd").iterdir()]) for pid in [*servers, os.getpid()]]
         left = sorted(str(path) for folder in (place.socket.parent, own) for path in folder.rglob("*"))
         return [servers, files, left, len(found["kernels"])]
 
@@ -101,7 +101,10 @@ def test_twenty_starts_at_once(own: Path) -> None:
         code = "from kernels import *; import pathlib, sys\nwith kernel(pathlib.Path(sys.argv[1])) as k:\n    print(k.warm, os.getpid())"
         words = [sys.executable, "-c", code, str(own)]
         there = {"PYTHONPATH": str(Path(__file__).parent)}
-        runs = [pool.submit(subprocess.run, words, env=os.environ | there, capture_output=True, text=True) for _ in range(20)]
+        runs = [
+            pool.submit(subprocess.run, words, env=os.environ | there, capture_output=True, text=True)
+            for _ in range(20)
+        ]
         printed = [done.result().stdout.split() for done in runs]
     assert [words[0] for words in printed] == ["True"] * 20
     found = server_status(own)
@@ -150,7 +153,9 @@ def test_a_kernel_ends_with_its_client(own: Path) -> None:
         "print(started.pid, started.warm, flush=True)\ntime.sleep(600)"
     )
     there = os.environ | {"PYTHONPATH": str(Path(__file__).parent)}
-    with subprocess.Popen([sys.executable, "-c", code, str(own)], env=there, stdout=subprocess.PIPE, text=True) as client:
+    with subprocess.Popen(
+        [sys.executable, "-c", code, str(own)], env=there, stdout=subprocess.PIPE, text=True
+    ) as client:
         assert client.stdout is not None
         pid, warm = client.stdout.readline().split()
         assert warm == "True"
@@ -176,7 +181,10 @@ def package(folder: Path, name: str, code: str) -> None:
 
 FAULTY = {
     "raises": ("raise RuntimeError('on purpose')", "RuntimeError: on purpose"),
-    "threads": ("import threading, time\nthreading.Thread(target=time.sleep, args=(600,), daemon=True).start()", "thread"),
+    "threads": (
+        "import threading, time\nthreading.Thread(target=time.sleep, args=(600,), daemon=True).start()",
+        "thread",
+    ),
     "native_threads": (
         "import ctypes, ctypes.util\nlib = ctypes.CDLL(None)\nkind = ctypes.CFUNCTYPE(ctypes.c_void_p, ctypes.c_void_p)\n"
         "hold = kind(('pause', lib))\nthread = ctypes.c_ulong()\n"
