@@ -115,8 +115,8 @@ class Shell:
 
     def __init__(self) -> None:
         import ipykernel.debugger
-        from ipykernel.iostream import OutStream
         from ipykernel.compiler import XCachingCompiler
+        from ipykernel.iostream import OutStream
         from ipykernel.kernelapp import IPKernelApp
         from ipykernel.zmqshell import ZMQInteractiveShell
 

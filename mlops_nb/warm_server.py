@@ -248,11 +248,12 @@ class Server:
     def start(self, environment: dict[str, str]) -> Handle:
         "A new template"
         ours, theirs = socket.socketpair()
+        own = {name: value for name, value in environment.items() if name != "PYTEST_CURRENT_TEST"}  # of one job only
         spin = {} if {*SPIN, "OMP_WAIT_POLICY"} & environment.keys() else SPIN
         words = [sys.executable, "-c", TEMPLATE, str(theirs.fileno()), json.dumps(self.left_out), json.dumps([*spin])]
         with theirs:
             process = subprocess.Popen(
-                words, env=environment | spin, cwd=self.root, stdin=subprocess.DEVNULL, pass_fds=[theirs.fileno()]
+                words, env=own | spin, cwd=self.root, stdin=subprocess.DEVNULL, pass_fds=[theirs.fileno()]
             )
         handle = Handle(process, ours, environment)
         self.handles.append(handle)
