@@ -101,13 +101,13 @@ def ask_for(
         project = find_project(Path(cwd))
     except ProjectError as error:
         raise NotWarm("outside a project") from error
-    if why := why_not(project.settings.warm):
-        raise NotWarm(why)
     words = [word for word in command if word != "-Xfrozen_modules=off"]
     if words[1:3] == ["-c", START]:
         cwd, options["sources"] = project.root, sources(project)
     elif words[1] != "-m" or words[2] not in LAUNCHERS:
         raise NotWarm("another kernel", seen=" ".join(words[:3]))
+    if why := why_not(project.settings.warm):
+        raise NotWarm(why)
     return warm_kernel(Place(project.root, words[0]), words, {**environment}, cwd, **options)
 
 # %% ../nbs/12_provisioner.ipynb #9462b037

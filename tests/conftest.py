@@ -35,8 +35,15 @@ def sockets() -> Iterator[Path]:
     with tempfile.TemporaryDirectory(prefix="run-", dir="/tmp") as name, pytest.MonkeyPatch.context() as patch:
         Path(name).chmod(0o700)
         patch.setenv("XDG_RUNTIME_DIR", name)
+        patch.setenv("MLOPS_NB_WARM", "0")  # until a test asks for it
         patch.setenv("PATH", f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}")
         yield Path(name)
+
+
+@pytest.fixture
+def warm(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Kernels of this test are warm ones"""
+    monkeypatch.setenv("MLOPS_NB_WARM", "1")
 
 
 @pytest.fixture(scope="session")

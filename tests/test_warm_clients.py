@@ -25,6 +25,8 @@ from kernels import WARM, Kernel, alive, kernel, make_project, server_status, st
 if sys.platform != "linux":
     pytest.skip("warm kernels need Linux", allow_module_level=True)
 
+pytestmark = pytest.mark.usefixtures("warm")
+
 SAY = f"{WARM}\nprint(' in', os.getcwd())"
 
 

@@ -1,7 +1,6 @@
 """A warm kernel is a cold kernel that starts at once: the same values, nothing of another job, and every feature."""
 
 import json
-import os
 import sys
 from pathlib import Path
 
@@ -11,6 +10,8 @@ from kernels import kernel
 
 if sys.platform != "linux":
     pytest.skip("warm kernels need Linux", allow_module_level=True)
+
+pytestmark = pytest.mark.usefixtures("warm")
 
 FACTS = """
 import asyncio, gc, json, locale, logging, os, resource, signal, sys, threading
@@ -357,12 +358,10 @@ class TestConformance(jupyter_kernel_test.KernelTests):
 
     @classmethod
     def setUpClass(cls) -> None:
-        before = Path.cwd()
-        os.chdir(cls.root)
-        try:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setenv("MLOPS_NB_WARM", "1")
+            patch.chdir(cls.root)
             super().setUpClass()
-        finally:
-            os.chdir(before)
         assert cls.km.provisioner.process.__class__.__name__ == "WarmProcess"
 
 

@@ -20,6 +20,8 @@ from mlops_nb.warm import NotWarm, Place, check_peer, connect, private_folder, p
 if sys.platform != "linux":
     pytest.skip("warm kernels need Linux", allow_module_level=True)
 
+pytestmark = pytest.mark.usefixtures("warm")
+
 
 @pytest.fixture
 def own(tmp_path: Path):  # type: ignore[no-untyped-def]
