@@ -314,6 +314,9 @@ def warm_kernel(
             channel, answer, received = ask(place, message, files if independent else [*files, ours])
         finally:
             os.close(ours)
+    if not received:
+        channel.close()
+        raise NotWarm("the fork ended before it became a kernel", file=place.log)
     return WarmProcess(channel, answer["pid"], received[0], answer["ports"])
 
 # %% ../nbs/11_warm.ipynb #aa8b6223

@@ -210,7 +210,9 @@ class Server:
                 "packages": handle.packages,
                 "left_out": handle.left_out,
                 "seconds": handle.seconds,
-                "decided_by": {name: value for name, value in handle.decided.items() if value is not None},
+                "decided_by": [
+                    name for name, value in handle.decided.items() if value is not None
+                ],  # values may be secret
             }
             for handle in self.handles
         ]

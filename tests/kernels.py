@@ -58,7 +58,8 @@ def kernel(
     manager = KernelManager(kernel_name=name)
     if cold:
         manager.kernel_spec.metadata.pop("kernel_provisioner")
-    manager.start_kernel(cwd=str(cwd), env=dict(os.environ) | (env or {}))
+    own = {name: value for name, value in os.environ.items() if name != "PYTEST_CURRENT_TEST"}  # ipykernel heeds it
+    manager.start_kernel(cwd=str(cwd), env=own | (env or {}))
     started = Kernel(manager)
     try:
         yield started

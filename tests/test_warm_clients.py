@@ -39,7 +39,7 @@ def more() -> dict[str, str]:
 def printed(path: Path) -> str:
     """What the cells of an executed notebook printed"""
     found = nbformat.read(path, as_version=4)
-    return "".join(output.get("text", "") for cell in found.cells for output in cell.outputs)
+    return "".join(output.get("text", "") for cell in found.cells for output in cell.get("outputs", []))
 
 
 @pytest.fixture

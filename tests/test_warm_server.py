@@ -307,6 +307,28 @@ def test_a_file_of_the_project_that_hides_a_package(tmp_path: Path) -> None:
         stop_server(root)
 
 
+def test_forks_that_fail_cost_no_job(own: Path, tmp_path: Path) -> None:
+    """As they would with a new version of ipykernel: the kernel is an ordinary one, and forking is given up"""
+    code = """
+        import sys
+        if any("mlops_nb.template" in word for word in sys.orig_argv):
+            import ipykernel.kernelapp
+            def fail(self):
+                raise RuntimeError("a new version")
+            ipykernel.kernelapp.IPKernelApp.init_io = fail
+        """
+    (tmp_path / "sitecustomize.py").write_text(textwrap.dedent(code))
+    there = {"PYTHONPATH": str(tmp_path)}
+    with kernel(own, env=there) as started:
+        assert not started.warm
+        assert started.manager.provisioner.cold
+    time.sleep(1)
+    with kernel(own, env=there) as started:
+        assert not started.warm
+        assert "forks end before they become kernels" in started.manager.provisioner.cold
+    assert "a new version" in Place(own).log.read_text()
+
+
 def test_limits_of_the_client_are_those_of_the_kernel(own: Path) -> None:
     code = (
         "import os, resource, sys, pathlib\nfrom kernels import *\n"
