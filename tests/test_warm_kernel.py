@@ -1,11 +1,13 @@
 """A warm kernel is a cold kernel that starts at once: the same values, nothing of another job, and every feature."""
 
 import json
+import shutil
 import sys
 from pathlib import Path
 
 import jupyter_kernel_test
 import pytest
+from conftest import ROOT
 from kernels import kernel
 
 if sys.platform != "linux":
@@ -200,6 +202,22 @@ def test_an_edited_module_is_the_edited_one(light: Path) -> None:
     with kernel(light) as started:
         assert started.warm
         assert started.run("import helper; print(helper.answer)") == "two\n"
+
+
+def test_an_edited_module_of_this_package_is_the_edited_one(light: Path) -> None:
+    """The server itself has imported `mlops_nb.project`"""
+    shutil.copytree(ROOT / "mlops_nb", light / "mlops_nb", ignore=shutil.ignore_patterns("__pycache__"))
+    file = light / "mlops_nb/project.py"
+    read = "import mlops_nb.project as module; print(module.__file__, getattr(module, 'EDITED', None), end='')"
+    try:
+        with kernel(light) as started:
+            assert started.run(read) == f"{file} None"
+        file.write_text(file.read_text() + "\nEDITED = 'yes'\n")
+        with kernel(light) as started:
+            assert started.warm
+            assert started.run(read) == f"{file} yes"
+    finally:
+        shutil.rmtree(light / "mlops_nb")
 
 
 # What people do in notebooks
