@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['KINDS', 'SIMPLE', 'RESERVED', 'Settings', 'read_settings', 'inside', 'read_toml', 'Project', 'find_project',
            'read_text', 'write_text', 'read_type', 'type_name', 'fit', 'yaml_values', 'yaml_document', 'Params',
-           'read_params', 'add_params', 'parse_assignment']
+           'read_params', 'read_profile', 'add_params', 'parse_assignment']
 
 # %% ../nbs/02_project.ipynb #adfa9dd8
 import ast
@@ -118,6 +118,11 @@ class Project:
         folders = [path for name in self.settings.source if (path := self.root / name).is_dir()]
         return [*(path for path in folders if path.resolve() != self.root), self.root]  # as they stand on sys.path
 
+    def is_stage(self, path: Path) -> bool:
+        "Is this the file of a stage notebook? Scratch, as JupyterLab names it, is none"
+        scratch = path.name.startswith((".", "_", "Untitled"))
+        return path.parent.resolve() == self.stages.resolve() and path.suffix == ".ipynb" and not scratch
+
     def relative(self, path: Path) -> str:
         "`path` as the project writes it, with forward slashes"
         return Path(os.path.relpath(path, self.root)).as_posix()
@@ -228,6 +233,8 @@ def fit(
     if origin is Literal:
         if any(value == item and type(value) is type(item) for item in inner):
             return value
+    elif kind is object:  # no type is known
+        return value
     elif kind is float and type(value) is int:
         return float(value)
     elif origin is list and isinstance(value, list):
@@ -329,9 +336,24 @@ class Params:
 
 def read_params(project: Project) -> Params:
     "params.yaml of the project; empty when there is none"
-    path = project.root / "params.yaml"
+    return _read_params(project.root / "params.yaml")
+
+
+def read_profile(
+    project: Project,
+    name: str,  # `smoke` for params.smoke.yaml
+) -> Params:
+    "The values that a profile lays over params.yaml"
+    path = project.root / f"params.{name}.yaml"
+    if not path.is_file():
+        known = [file.name.split(".")[1] for file in project.root.glob("params.*.yaml")]
+        raise ParamsError("no such profile", place=f"--profile {name}", expected=path.name, remedy=nearest(name, known))
+    return _read_params(path)
+
+
+def _read_params(path: Path) -> Params:
     try:
-        return Params(read_text(path) if path.exists() else "")
+        return Params(read_text(path) if path.exists() else "", path.name)
     except (OSError, UnicodeDecodeError) as error:
         raise ParamsError("cannot be read", file=path.name, seen=str(error)) from error
 
