@@ -194,7 +194,20 @@ PERSONAL = {
     "_", "COLORTERM", "COLUMNS", "CUDA_VISIBLE_DEVICES", "DISPLAY", "LINES", "LOGNAME", "NO_COLOR", "OLDPWD", "PATH",
     "PS1", "PWD", "SHELL", "SHLVL", "TEMP", "TERM", "TMP", "TMPDIR", "USER", "USERNAME", "WINDOWID",
 }  # fmt: skip  # of a terminal or a session; a forked process gets its own, and no import decides by it
-SESSION = ("DBUS_", "DVC_", "GIT_", "JPY_", "JUPYTER", "PYTEST_", "SSH_", "TERM_", "TMUX", "VSCODE_", "XDG_SESSION_")
+SESSION = (
+    "DBUS_",
+    "DVC_",
+    "GIT_",
+    "JPY_",
+    "JUPYTER",
+    "MLOPS_NB_RUN",
+    "PYTEST_",
+    "SSH_",
+    "TERM_",
+    "TMUX",
+    "VSCODE_",
+    "XDG_SESSION_",
+)
 
 
 class Recorder(os._Environ):  # type: ignore[type-arg]

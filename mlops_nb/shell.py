@@ -25,7 +25,7 @@ from typing import Any, TypeVar
 from zmq import LAST_ENDPOINT
 
 # %% ../nbs/11b_shell.ipynb #8048d88f
-KNOWN = ("-f", "--log-level", "--HistoryManager.hist_file")
+KNOWN = ("-f", "--log-level", "--HistoryManager.hist_file", "--ext")
 
 
 def known_arguments(arguments: list[str]) -> dict[str, str]:
@@ -34,7 +34,7 @@ def known_arguments(arguments: list[str]) -> dict[str, str]:
     rest = iter(arguments)
     for word in rest:
         name, equal, value = word.partition("=")
-        if name not in KNOWN:
+        if name not in KNOWN or name in found:
             raise ValueError(f"the kernel's argument {word}")
         found[name] = value if equal else next(rest, "")
     if not found.get("-f"):
@@ -213,6 +213,8 @@ class Shell:
         self.app.connection_file = options["-f"]
         if "--HistoryManager.hist_file" in options:
             self.shell.config.HistoryManager.hist_file = options["--HistoryManager.hist_file"]
+        if "--ext" in options:
+            self.app.extra_extensions = [options["--ext"]]
         for handler in self.app.log.handlers:
             handler.setLevel(options.get("--log-level", "WARNING"))
 

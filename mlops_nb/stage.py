@@ -19,6 +19,7 @@ from typing import Any
 from .code import LOCKS, canonical, closure, distributions, normal_form, notebook_tree, read_lock
 from .errors import CheckFailed, StageError
 from .graph import Stage, check_graph, check_params, read_stages
+from .outputs import dvc_process, keep
 from .project import Params, Project, add_params, read_params, read_text, write_text, yaml_document, yaml_values
 
 # %% ../nbs/10_stage.ipynb #f0ff72ea
@@ -75,7 +76,7 @@ def code_files(project: Project, stages: Mapping[str, Stage], known: Mapping[str
 
 def _interface(stage: Stage) -> Iterator[str]:
     for item in stage.declared:
-        yield f"{item.name}: {item.annotation}" + (f" = {item.default!r}" if item.is_path else "")
+        yield f"{item.name}: {item.annotation}" + (f" = {item.default!r}" if item.is_role else "")
 
 # %% ../nbs/10_stage.ipynb #e61c5a93
 HEADER = """\
@@ -338,6 +339,9 @@ def sync(
             files = ", ".join(plan.changes)
             raise CheckFailed("behind the notebooks", file=files, remedy="run mlops-nb sync")
         return plan
+    if os.environ.get("DVC_STAGE"):  # DVC has removed nothing yet
+        keep(project, [path for stage in plan.stages.values() for path in stage.writes])
+        write_text(project.state / "kept/dvc", dvc_process())
     project.code.mkdir(parents=True, exist_ok=True)
     for path, text in plan.changes.items():
         if text is None:
@@ -347,5 +351,6 @@ def sync(
     behind = {"dvc.yaml", "params.yaml"} & {*plan.changes}
     if behind and os.environ.get("DVC_STAGE"):
         what = " and ".join(sorted(behind))
-        raise CheckFailed(f"{what} was behind the notebooks and has been rewritten", remedy="run dvc repro again")
+        verb = "was behind the notebooks and has" if len(behind) == 1 else "were behind the notebooks and have"
+        raise CheckFailed(f"{what} {verb} been rewritten", remedy="run dvc repro again")
     return plan

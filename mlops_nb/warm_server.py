@@ -65,7 +65,7 @@ TEMPLATES = 3  # of different environments, kept at the same time
 AHEAD = (
     "IPython.core.inputtransformer2", "asyncio", "concurrent.futures", "filelock", "jupyter_client.asynchronous",
     "jupyter_client.provisioning", "nbclient", "nbformat.v4.nbjson", "papermill.execute", "papermill.parameterize",
-    "papermill.translators", "ruamel.yaml", "zmq.asyncio",
+    "papermill.translators", "psutil", "rich.progress", "ruamel.yaml", "sqlite3", "zmq.asyncio",
 )  # fmt: skip
 
 
@@ -408,7 +408,7 @@ def become_command(message: dict[str, Any], files: list[int], channel: socket.so
 def _follow(channel: socket.socket) -> None:
     "End when the client is gone"
     channel.recv(1)
-    os.kill(os.getpid(), signal.SIGTERM)
+    os.kill(os.getpid(), signal.SIGHUP)
     time.sleep(GRACE)
     os.kill(os.getpid(), signal.SIGKILL)
 
