@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from mlops_nb.errors import MlopsError
-    from mlops_nb.interface import In, Metrics, Out, Plots
+    from mlops_nb.interface import In, Metrics, Out, Plots, Secret
 
 _WHERE = {
     "In": "interface",
@@ -17,9 +17,10 @@ _WHERE = {
     "MlopsError": "errors",
     "Out": "interface",
     "Plots": "interface",
+    "Secret": "interface",
 }
 
-__all__ = ["In", "Metrics", "MlopsError", "Out", "Plots"]
+__all__ = ["In", "Metrics", "MlopsError", "Out", "Plots", "Secret"]
 
 
 def __getattr__(name: str) -> Any:

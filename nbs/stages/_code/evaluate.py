@@ -13,7 +13,7 @@ mistakes_shown: int
 #   mlops_nb/__init__.py 47fe77a8e28d9603
 #   mlops_nb/errors.py 37f2aee6d1ab7ea8
 #   mlops_nb/evaluate.py 2f9e4d8b27dd0a81
-#   mlops_nb/interface.py 4b077784e49c4622
+#   mlops_nb/interface.py b47944daa7b6a484
 #   mlops_nb/network.py bc95cc38267ec968
 
 # Packages that all of these import: the version that the lock pins

@@ -16,7 +16,7 @@ smallest_class: float
 #   mlops_nb/__init__.py 492531f9f11e5a7e
 #   mlops_nb/data.py 10aa7d5599f5856a
 #   mlops_nb/errors.py 37f2aee6d1ab7ea8
-#   mlops_nb/interface.py 4b077784e49c4622
+#   mlops_nb/interface.py b47944daa7b6a484
 
 # Packages that all of these import: the version that the lock pins
 #   matplotlib 3.11.2

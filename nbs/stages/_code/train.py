@@ -20,7 +20,7 @@ threads: int
 # Project modules that it imports, directly or not: a hash of their code
 #   mlops_nb/__init__.py 47fe77a8e28d9603
 #   mlops_nb/errors.py 37f2aee6d1ab7ea8
-#   mlops_nb/interface.py 4b077784e49c4622
+#   mlops_nb/interface.py b47944daa7b6a484
 #   mlops_nb/network.py bc95cc38267ec968
 #   mlops_nb/training.py 564b0d75ab431ae1
 
