@@ -16,6 +16,9 @@ from pathlib import Path
 import pytest
 from kernels import make_project, stop_server
 
+from mlops_nb import ledger
+from mlops_nb.project import Project
+
 ROOT = Path(__file__).resolve().parent.parent
 Run = Callable[..., subprocess.CompletedProcess[str]]
 
@@ -138,6 +141,11 @@ def notebook(*cells: str, title: str = "# A stage") -> str:
         cell = {"cell_type": "code", "id": f"cell-{number}", "metadata": tags, "source": source}
         made.append(cell | {"outputs": [], "execution_count": None})
     return json.dumps({"cells": made, "metadata": {}, "nbformat": 4, "nbformat_minor": 5})
+
+
+def newest(root: Path) -> ledger.Run:
+    """The record of the newest run"""
+    return ledger.Ledger(Project(root)).runs(limit=1)[0]
 
 
 MAKE = ('table: Out = "out/table.csv"\nrows: int = 3', "from pathlib import Path\nPath(table).write_text('x' * rows)")

@@ -81,7 +81,7 @@ def test_no_star_imports() -> None:
 def test_public_surface() -> None:
     """What `from mlops_nb import …` offers is chosen, and each name is there"""
     package = importlib.import_module("mlops_nb")
-    assert package.__all__ == ["In", "Metrics", "MlopsError", "Out", "Plots"]
+    assert package.__all__ == ["In", "Metrics", "MlopsError", "Out", "Plots", "Secret"]
     for name in package.__all__:
         assert getattr(package, name) is not None
 

@@ -1,16 +1,12 @@
-"""`mlops-nb run` when a stage fails, dies, is interrupted or takes too long; and what a run leaves."""
+"""`mlops-nb run` and `sync` on a small project: what they leave, and what they say."""
 
 import json
-import os
-import signal
-import subprocess
 import tempfile
 import time
 from pathlib import Path
 
-import psutil
 import pytest
-from conftest import MAKE, Run, environment, notebook
+from conftest import MAKE, Run, newest, notebook
 
 HALF = (
     MAKE[0],
@@ -27,7 +23,7 @@ def test_a_run_that_succeeds(small: Path, run: Run) -> None:
     cells = json.loads((small / "reports/make/notebook.ipynb").read_text())["cells"]
     assert [cell["id"] for cell in cells] == ["cell-1", "cell-2", "cell-3", "cell-4", "cell-5"]
     assert "rows = 3" in "".join(cells[3]["source"])
-    assert not (small / ".mlops_nb/runs/make.ipynb").exists()
+    assert newest(small).state == "succeeded"
 
 
 def test_a_cell_that_fails(small: Path, run: Run) -> None:
@@ -41,10 +37,10 @@ def test_a_cell_that_fails(small: Path, run: Run) -> None:
     assert "----> 2     return a / b" in done.stderr
     assert lines[-1] == (
         "error: notebooks/1_make.ipynb: cell 5: failed: ZeroDivisionError: division by zero; "
-        "the notebook with the error is .mlops_nb/runs/make.ipynb"
+        f"the notebook with the error is .mlops_nb/runs/{newest(small).id}/notebook.ipynb"
     )
     assert "\x1b[" not in done.stderr
-    failed = json.loads((small / ".mlops_nb/runs/make.ipynb").read_text())
+    failed = json.loads((small / f".mlops_nb/runs/{newest(small).id}/notebook.ipynb").read_text())
     assert failed["cells"][-1]["outputs"][0]["ename"] == "ZeroDivisionError"
     assert (small / "out/table.csv").read_text() == "xxx", "the earlier output is back"
     assert (small / "reports/make/notebook.ipynb").read_bytes() == earlier
@@ -62,44 +58,12 @@ def test_a_failure_under_dvc_leaves_no_half_output(small: Path, run: Run) -> Non
     (small / "notebooks/1_make.ipynb").write_text(notebook(*MAKE))
     run("dvc", "repro", cwd=small)
     assert '"fresh"' in run("mlops-nb", "status", "--json", cwd=small).stdout
-    assert not (small / ".mlops_nb/runs/make.ipynb").exists()
 
 
 def test_an_output_that_is_not_written(small: Path, run: Run) -> None:
     (small / "notebooks/1_make.ipynb").write_text(notebook(MAKE[0], "pass"))
     done = run("mlops-nb", "run", "make", cwd=small, code=1)
     assert "error: notebooks/1_make.ipynb: out/table.csv: declared and not written" in done.stderr
-
-
-@pytest.mark.parametrize(
-    ("source", "words"),
-    [
-        ("import os\nos._exit(3)", "cell 4: failed: the kernel died"),
-        ("import time\ntime.sleep(60)", "cell 4: failed: stopped after its time-out of 3 s"),
-    ],
-)
-def test_a_kernel_that_dies_or_hangs(source: str, words: str, small: Path, run: Run) -> None:
-    (small / "notebooks/1_make.ipynb").write_text(notebook(MAKE[0], source, title="# Make\n- timeout: 3s"))
-    started = time.monotonic()
-    done = run("mlops-nb", "run", "make", cwd=small, code=1)
-    assert words in done.stderr
-    assert time.monotonic() - started < 20
-    assert kernels(small) == []
-
-
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_interrupted(number: signal.Signals, small: Path, run: Run) -> None:
-    run("mlops-nb", "run", "make", cwd=small)
-    job = start(small, "import time\ntime.sleep(60)")
-    job.send_signal(number)
-    _, errors = job.communicate(timeout=20)
-    assert job.returncode == 128 + number
-    assert "Traceback" not in errors
-    assert (small / "out/table.csv").read_text() == "xxx", "the earlier output is back"
-    assert (small / ".mlops_nb/runs/make.interrupted.ipynb").exists()
-    assert not (small / ".mlops_nb/runs/make.ipynb").exists()
-    time.sleep(0.5)
-    assert kernels(small) == []
 
 
 def test_failed_is_said_only_while_it_matters(small: Path, run: Run) -> None:
@@ -110,54 +74,16 @@ def test_failed_is_said_only_while_it_matters(small: Path, run: Run) -> None:
     run("mlops-nb", "run", "make", "-p", "rows=0", cwd=small)
     (small / "notebooks/1_make.ipynb").write_text(notebook(MAKE[0], MAKE[1] + "\n1 / (rows - 1)"))
     run("mlops-nb", "run", "make", "-p", "rows=1", cwd=small, code=1)
-    assert (small / ".mlops_nb/runs/make.what-if.ipynb").exists()
+    assert (newest(small).state, newest(small).what_if) == ("failed", True)
     assert '"stale"' in run(*states, cwd=small).stdout
     (small / "notebooks/1_make.ipynb").write_text(notebook(MAKE[0], "1 / 0"))
     run("dvc", "repro", cwd=small, code=None)
     assert '"failed"' in run(*states, cwd=small).stdout
-    assert "make is not fresh: failed: see .mlops_nb/runs/make.ipynb" in run("mlops-nb", "results", cwd=small).stdout
+    failed = f"make is not fresh: failed: run {newest(small).id} failed in cell 4"
+    assert failed in run("mlops-nb", "results", cwd=small).stdout
     (small / "notebooks/1_make.ipynb").write_text(source)
     run("dvc", "repro", cwd=small)  # DVC has the outputs in its cache, and runs nothing
     assert "failed" not in run(*states, cwd=small).stdout
-
-
-def start(small: Path, work: str, *more: str) -> "subprocess.Popen[str]":
-    """Start `make` with other work, and return when its output is half written"""
-    source = f"from pathlib import Path\nPath(table).write_text('half')\n{work}"
-    (small / "notebooks/1_make.ipynb").write_text(notebook(MAKE[0], source))
-    command = ["mlops-nb", "run", "make", *more]
-    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
-    job = subprocess.Popen(command, cwd=small, env=environment(), text=True, **pipes)  # type: ignore[call-overload]
-    deadline = time.monotonic() + 30
-    while not (small / "out/table.csv").exists() or (small / "out/table.csv").read_text() != "half":
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
-    return job
-
-
-@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGHUP])
-def test_earlier_outputs_come_back_after_a_kill(number: signal.Signals, small: Path, run: Run) -> None:
-    """At once where the runner can still act, and else at the next run, even if that fails"""
-    run("mlops-nb", "run", "make", cwd=small)
-    job = start(small, "import time\ntime.sleep(60)")
-    job.send_signal(number)
-    job.communicate(timeout=20)
-    if number != signal.SIGKILL:
-        assert (small / "out/table.csv").read_text() == "xxx"
-    (small / "notebooks/1_make.ipynb").write_text(notebook(MAKE[0], "1 / 0"))
-    run("mlops-nb", "run", "make", cwd=small, code=1)
-    assert (small / "out/table.csv").read_text() == "xxx"
-
-
-def test_a_second_run_of_one_stage_is_refused(small: Path, run: Run) -> None:
-    run("mlops-nb", "run", "make", cwd=small)
-    job = start(small, "import time\ntime.sleep(6)")
-    done = run("mlops-nb", "run", "make", cwd=small, code=1)
-    assert done.stderr == "error: make: it runs already; wait for the other run, or stop it\n"
-    run("mlops-nb", "run", "make", "--out-dir", "beside", "-p", "rows=1", cwd=small)
-    job.communicate(timeout=30)
-    assert job.returncode == 0
-    assert (small / "out/table.csv").read_text() == "half"
 
 
 def test_outputs_on_another_file_system(small: Path, run: Run, tmp_path_factory: pytest.TempPathFactory) -> None:
@@ -210,16 +136,6 @@ def test_a_module_in_src_is_the_one_that_runs_and_the_one_that_counts(small: Pat
 def test_a_reader_that_goes_away_does_not_stop_a_job(small: Path, run: Run) -> None:
     run("bash", "-c", "set -o pipefail; mlops-nb run make | head -1", cwd=small)
     assert (small / "out/table.csv").exists()
-
-
-def kernels(folder: Path) -> list[int]:
-    """Kernels that still run in this folder"""
-    found = []
-    for process in psutil.process_iter(["cmdline", "cwd"]):
-        words = " ".join(process.info["cmdline"] or [])
-        if "ipykernel" in words and process.info["cwd"] == os.fspath(folder):
-            found.append(process.pid)
-    return found
 
 
 def test_dvc_runs_only_what_it_hashed(small: Path, run: Run) -> None:

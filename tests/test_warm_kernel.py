@@ -227,7 +227,8 @@ FEATURES = {
     "inline": "%matplotlib inline\nimport matplotlib.pyplot as plt\nplt.plot([1, 2]);",
     "await": "import asyncio\nawait asyncio.sleep(0.01)\nprint('slept')",
     "shell": "!echo from the shell; echo to stderr >&2",
-    "subprocess": "import subprocess\nsubprocess.run(['echo', 'from a child'])\nprint('after')",
+    # what a child prints comes through a pipe, beside what Python prints: they keep their order given time alone
+    "subprocess": "import subprocess, time\nsubprocess.run(['echo', 'from a child'])\ntime.sleep(0.5)\nprint('after')",
     "lines": "files = !ls /\nprint('etc' in files)",
     "cell magic": "%%bash\necho from bash",
     "widget": "import ipywidgets\nslider = ipywidgets.IntSlider(value=3)\nslider",
