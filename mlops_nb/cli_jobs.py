@@ -58,7 +58,7 @@ def _request(options: argparse.Namespace) -> "Request":
 
     from mlops_nb.job import Request
     from mlops_nb.notebook import parse_time
-    from mlops_nb.project import parse_assignment
+    from mlops_nb.params import parse_assignment
 
     return Request(
         options.stage,

@@ -16,7 +16,8 @@ from typing import Any
 
 from .errors import NotebookError, ParamsError, StageError, nearest
 from .notebook import Declaration, Notebook, Title, declarations, read_notebook, read_title
-from .project import RESERVED, Params, Project, fit, read_text, type_name, yaml_values
+from .params import RESERVED, Params
+from .project import Project, fit, read_text, type_name, yaml_values
 
 # %% ../nbs/08_graph.ipynb #a915d682
 @dataclass(frozen=True)

@@ -18,7 +18,8 @@ from .errors import DataError, NotebookError, ParamsError, nearest
 from .graph import Stage, find_stage, origins, overlap, own_file, parameter_values, read_stages, tracked_by
 from .ledger import notebook_name
 from .notebook import loose_declarations, read_notebook, read_title
-from .project import Params, Project, inside, read_params, read_profile
+from .params import Params, read_params, read_profile
+from .project import Project, inside
 from .redact import secret_values
 
 # %% ../nbs/13_job.ipynb #820afd6f

@@ -19,7 +19,8 @@ if TYPE_CHECKING:
 
     from mlops_nb.graph import Stage
     from mlops_nb.notebook import Declaration
-    from mlops_nb.project import Params, Project
+    from mlops_nb.params import Params
+    from mlops_nb.project import Project
 
 # %% ../nbs/52_magics.ipynb #56e4627b
 def stage_files(project: "Project") -> dict[str, Path]:
@@ -158,7 +159,8 @@ def load(
 ) -> Loaded:
     "Read the values for a session"
     from mlops_nb.graph import read_stage
-    from mlops_nb.project import find_project, parse_assignment, read_params
+    from mlops_nb.params import parse_assignment, read_params
+    from mlops_nb.project import find_project
 
     name, *assignments = re.split(r"(?:^|\s+)(?=[A-Za-z_]\w*\s*=)", line.strip())
     project = find_project()

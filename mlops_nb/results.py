@@ -20,7 +20,8 @@ from .gates import Kpi, Verdict, judge, read_kpis
 from .graph import Stage, read_stages
 from .ledger import Run, flatten
 from .outputs import cached
-from .project import Project, read_params
+from .params import read_params
+from .project import Project
 from .status import State, read_lock_entries, status
 
 # %% ../nbs/42_results.ipynb #6280867e

@@ -20,7 +20,8 @@ from .code import LOCKS, canonical, closure, distributions, normal_form, noteboo
 from .errors import CheckFailed, StageError
 from .graph import Stage, check_graph, check_params, read_stages
 from .outputs import dvc_process, keep
-from .project import Params, Project, add_params, read_params, read_text, write_text, yaml_document, yaml_values
+from .params import Params, add_params, read_params
+from .project import Project, read_text, write_text, yaml_document, yaml_values
 
 # %% ../nbs/10_stage.ipynb #f0ff72ea
 CODE = """\

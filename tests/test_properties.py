@@ -14,7 +14,8 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from mlops_nb.code import normal_form, parse
-from mlops_nb.project import Params, add_params, fit, parse_assignment
+from mlops_nb.params import Params, add_params, parse_assignment
+from mlops_nb.project import fit
 
 LIBRARY = sorted(Path(sysconfig.get_path("stdlib")).glob("*.py"))
 MODULES = [path for path in LIBRARY if path.stat().st_size < 15_000]
