@@ -38,7 +38,7 @@ def do_sync(options: argparse.Namespace) -> None:
     "Write dvc.yaml, params.yaml and _code/ from the stage notebooks"
     from mlops_nb.project import find_project
     from mlops_nb.recovery import recover
-    from mlops_nb.stage import make_plan, sync
+    from mlops_nb.stage import make_plan, refuse_broken, sync
 
     project = find_project()
     if not options.check:
@@ -50,6 +50,7 @@ def do_sync(options: argparse.Namespace) -> None:
         print(f"warning: {warning}", file=sys.stderr)
     for path, text in plan.changes.items():
         print(f"{'deleted' if text is None else 'wrote'} {path}")
+    refuse_broken(plan)
     if not plan.changes:
         count = len(plan.stages)
         print("1 stage, in step with its notebook" if count == 1 else f"{count} stages, in step with their notebooks")

@@ -254,6 +254,16 @@ class Ledger:
                 found.append(read_run(text))
         return found
 
+    def latest(self) -> dict[str, Run]:
+        "The newest run of each stage and notebook, what-ifs left out"
+        newest = "SELECT name, max(created) FROM runs WHERE what_if = 0 GROUP BY name"
+        rows = self._select(f"SELECT record FROM runs WHERE what_if = 0 AND (name, created) IN ({newest})", [])  # noqa: S608
+        found = []
+        for (text,) in rows:
+            with suppress(ValueError):
+                found.append(read_run(text))
+        return {run.name: run for run in found}
+
     def _select(self, query: str, values: list[Any]) -> list[Any]:
         if not self.path.exists() and not any((self.project.state / "runs").glob("*/record.json")):
             return []

@@ -22,10 +22,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
 
-from .code import Import, closure, notebook_tree
+from .code import notebook_tree
 from .errors import MlopsError
+from .imports import closure
 from .notebook import read_notebook
 from .project import Project, find_project
+from .uses import Import
 
 # %% ../nbs/11a_preload.ipynb #b3f2a07e
 def notebooks(project: Project) -> Iterator[Path]:

@@ -9,7 +9,7 @@ metrics: Metrics = 'reports/evaluate/metrics.json'
 confusion_table: Plots = 'reports/evaluate/confusion.csv'
 mistakes_shown: int
 
-# Project modules that it imports, directly or not: a hash of their code
+# Project files that it uses, directly or not: a hash of their code
 #   mlops_nb/__init__.py 47fe77a8e28d9603
 #   mlops_nb/errors.py 37f2aee6d1ab7ea8
 #   mlops_nb/evaluate.py 2f9e4d8b27dd0a81
@@ -23,6 +23,9 @@ mistakes_shown: int
 #   safetensors 0.8.0
 #   scikit-learn 1.9.1
 #   torch 2.13.0
+
+# Packages that those require
+#   none
 
 # Code
 from mlops_nb import In, Metrics, Out, Plots

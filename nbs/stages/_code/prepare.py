@@ -12,7 +12,7 @@ seed: int
 duplicates: Literal['refuse', 'drop']
 smallest_class: float
 
-# Project modules that it imports, directly or not: a hash of their code
+# Project files that it uses, directly or not: a hash of their code
 #   mlops_nb/__init__.py 492531f9f11e5a7e
 #   mlops_nb/data.py 10aa7d5599f5856a
 #   mlops_nb/errors.py 37f2aee6d1ab7ea8
@@ -23,6 +23,9 @@ smallest_class: float
 #   pandas 3.1.1
 #   pandera 0.35.0
 #   scikit-learn 1.9.1
+
+# Packages that those require
+#   none
 
 # Code
 from typing import Literal

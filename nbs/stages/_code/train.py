@@ -17,7 +17,7 @@ shift: int
 seed: int
 threads: int
 
-# Project modules that it imports, directly or not: a hash of their code
+# Project files that it uses, directly or not: a hash of their code
 #   mlops_nb/__init__.py 47fe77a8e28d9603
 #   mlops_nb/errors.py 37f2aee6d1ab7ea8
 #   mlops_nb/interface.py b47944daa7b6a484
@@ -31,6 +31,9 @@ threads: int
 #   pytorch-lightning 2.6.6
 #   safetensors 0.8.0
 #   torch 2.13.0
+
+# Packages that those require
+#   none
 
 # Code
 from typing import Literal
