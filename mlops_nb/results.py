@@ -21,8 +21,8 @@ from .graph import Stage, read_stages
 from .ledger import Run, flatten
 from .outputs import cached
 from .params import read_params
-from .project import Project, yaml_values
-from .status import State, status
+from .project import Project
+from .status import State, read_lock_entries, status
 
 # %% ../nbs/42_results.ipynb #6280867e
 def read_metrics(project: Project, stages: Mapping[str, Stage]) -> dict[str, float]:
@@ -74,8 +74,7 @@ def differences(project: Project, stages: Mapping[str, Stage]) -> list[Differenc
     lock = project.root / "dvc.lock"
     if committed is None or not lock.exists():
         return []
-    texts = committed.decode(), lock.read_text(encoding="utf-8")
-    before, now = (yaml_values(text, "dvc.lock").get("stages") or {} for text in texts)
+    before, now = (read_lock_entries(text) for text in (committed.decode(), lock.read_text(encoding="utf-8")))
     same = _same_causes(before, now)
     found = []
     for name in stages:
