@@ -178,9 +178,8 @@ def read_distributions(values: Any, lock: Lock) -> Distributions:
     "From what the tracked file says; it is made anew when it is damaged, as by a merge"
     parts = [values.get(key) if isinstance(values, dict) else None for key in ("names", "requires")]
     names, requires = (part if isinstance(part, dict) else {} for part in parts)
-    return Distributions(
-        lock, {**names}, {key: items.split() for key, items in requires.items() if isinstance(items, str)}
-    )
+    sound = {key: items.split() for key, items in requires.items() if re.fullmatch(NAMED, str(items))}
+    return Distributions(lock, {**names}, sound)
 
 
 def _installed_names(requirements: Iterable[str], extra: str) -> Iterator[str]:

@@ -25,7 +25,30 @@ mistakes_shown: int
 #   torch 2.13.0
 
 # Packages that those require
-#   none
+#   cloudpickle 3.1.2
+#   contourpy 1.3.3
+#   cycler 0.12.1
+#   filelock 4.2.11
+#   fonttools 4.68.0
+#   fsspec 2026.9.0
+#   jinja2 3.1.6
+#   joblib 1.6.0
+#   kiwisolver 1.5.1
+#   markupsafe 3.0.4
+#   mpmath 1.3.0
+#   narwhals 2.28.0
+#   networkx 3.6.1
+#   packaging 26.3
+#   pillow 13.0.0
+#   pyparsing 3.3.3
+#   python-dateutil 2.9.0.post0
+#   scipy 1.17.1
+#   setuptools 84.2.1
+#   six 1.17.0
+#   sympy 1.14.0
+#   threadpoolctl 3.8.0
+#   typing-extensions 4.16.0
+#   tzdata 2026.6
 
 # Code
 from mlops_nb import In, Metrics, Out, Plots

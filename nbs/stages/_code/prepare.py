@@ -25,7 +25,30 @@ smallest_class: float
 #   scikit-learn 1.9.1
 
 # Packages that those require
-#   none
+#   annotated-types 0.8.0
+#   cloudpickle 3.1.2
+#   contourpy 1.3.3
+#   cycler 0.12.1
+#   fonttools 4.68.0
+#   joblib 1.6.0
+#   kiwisolver 1.5.1
+#   mypy-extensions 1.2.0
+#   narwhals 2.28.0
+#   numpy 2.4.6
+#   packaging 26.3
+#   pillow 13.0.0
+#   pydantic 2.14.3
+#   pydantic-core 2.50.4
+#   pyparsing 3.3.3
+#   python-dateutil 2.9.0.post0
+#   scipy 1.17.1
+#   six 1.17.0
+#   threadpoolctl 3.8.0
+#   typeguard 4.6.0
+#   typing-extensions 4.16.0
+#   typing-inspect 0.9.0
+#   typing-inspection 0.4.5
+#   tzdata 2026.6
 
 # Code
 from typing import Literal
