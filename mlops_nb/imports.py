@@ -195,7 +195,9 @@ class Modules:
         self.framework = [] if root == FRAMEWORK or FRAMEWORK in sources else [FRAMEWORK]
         self.places: dict[tuple[str, Folders], tuple[Path | None, str]] = {}
         self.folders: dict[tuple[str, Folders], bool] = {}
+        self.files: dict[Path, str] = {}
         self.read: dict[Path, Source] = {}
+        self.hashes: dict[str, str] = {}
         self.texts: dict[tuple[Path, frozenset[str] | None], str] = {}
         self.loads: dict[tuple[Import, Folders], tuple[str, list[Load]]] = {}
         self.loaded: dict[tuple[Load, Folders], _Loaded | None] = {}
@@ -241,8 +243,11 @@ class Modules:
         return self.read[path]
 
     def file(self, path: Path) -> str:
-        "The path as the project writes it"
-        return path.relative_to(self.root).as_posix() if path.is_relative_to(self.root) else path.as_posix()
+        "The path as the project writes it; a whole one when it is outside"
+        if path not in self.files:
+            inside = path.is_relative_to(self.root)
+            self.files[path] = path.relative_to(self.root).as_posix() if inside else path.as_posix()
+        return self.files[path]
 
     def text(self, path: Path, names: frozenset[str] | None) -> str:
         "The normalised code of a file; of a lazy package with the names that are used"
@@ -256,6 +261,12 @@ class Modules:
             key = f"for {' '.join(sorted(names))}"
             self.texts[path, names] = str(self.cache.of(path, compute, key)) if self.cache else compute()
         return self.texts[path, names]
+
+    def hash(self, text: str) -> str:
+        "What stands for a text in a fingerprint"
+        if text not in self.hashes:
+            self.hashes[text] = hashlib.sha256(text.encode()).hexdigest()[:16]
+        return self.hashes[text]
 
     def needs(self, item: Import, first: Folders) -> tuple[str, list[Load]]:
         "The package that an import means, if any, and the modules of the project that it loads"
@@ -384,13 +395,13 @@ class _Search:
         self.follow(self.modules.source(path), self.modules.file(path), (path.parent, *first), unit)
 
     def closure(self) -> Closure:
-        found, root = self.found, self.modules.root
-        for path in sorted(path for path in self.used if path.is_relative_to(root)):
-            used = self.used[path]
-            names = None if used is None else frozenset(used)
-            file, text = self.modules.file(path), self.modules.text(path, names)
-            found.texts[file], found.names[file] = text, names
-            found.modules[file] = hashlib.sha256(text.encode()).hexdigest()[:16]
+        found = self.found
+        for file, path in sorted((self.modules.file(path), path) for path in self.used):
+            if not path.is_absolute() or file != path.as_posix():  # of the project
+                used = self.used[path]
+                names = None if used is None else frozenset(used)
+                found.texts[file], found.names[file] = self.modules.text(path, names), names
+                found.modules[file] = self.modules.hash(found.texts[file])
         return found
 
 

@@ -8,7 +8,7 @@ __all__ = ['RESERVED', 'Params', 'read_params', 'read_profile', 'add_params', 's
 # %% ../nbs/02a_params.ipynb #126c3891
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -26,11 +26,12 @@ class Params:
 
     text: str
     file: str = "params.yaml"
+    parsed: dict[str, Any] | None = field(default=None, compare=False, repr=False)  # its values, when known already
 
     @cached_property
     def values(self) -> dict[str, Any]:
         "All values, by section"
-        return yaml_values(self.text, self.file)
+        return yaml_values(self.text, self.file) if self.parsed is None else self.parsed
 
     def section(self, stage: str) -> dict[str, Any]:
         "The values of one stage; empty when it has none"

@@ -13,11 +13,12 @@ import os
 import re
 from collections.abc import Collection, Mapping
 from copy import copy
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from io import StringIO
 from pathlib import Path
 from typing import Any
 
+from .cache import read_yaml
 from .errors import CheckFailed, MlopsError, StageError
 from .fingerprint import CODE, NAMES, Fingerprints, StageCode, code_cache
 from .graph import Stage, check_graph, check_params, notebook_cache, read_stages, stage_name
@@ -66,11 +67,16 @@ def is_ours(name: str, entry: Any) -> bool:
     return bool(command == f"mlops-nb run {name}")
 
 # %% ../nbs/10_stage.ipynb #d9c6ea36
-def dvc_yaml(project: Project, text: str, stages: Mapping[str, Stage], lost: Collection[str] = ()) -> str:
-    "The text of dvc.yaml with the generated stages brought up to date; `lost` ones stay as they are"
-    present = yaml_values(text, "dvc.yaml").get("stages") or {}
-    if not isinstance(present, dict):
-        raise StageError("wrong type", file="dvc.yaml", place="stages", expected="a mapping", seen=repr(present))
+def dvc_yaml(
+    project: Project,
+    text: str,
+    stages: Mapping[str, Stage],
+    lost: Collection[str] = (),  # stages that stay as they are
+    present: Mapping[str, Any] | None = None,  # the stages of that text, when they are known already
+) -> str:
+    "The text of dvc.yaml with the generated stages brought up to date; the same text when they are"
+    if present is None:
+        present = _present_stages(yaml_values(text, "dvc.yaml"))
     made = dvc_stages(project, stages)
     for name in made:
         if name in present and not is_ours(name, present[name]):
@@ -81,6 +87,13 @@ def dvc_yaml(project: Project, text: str, stages: Mapping[str, Stage], lost: Col
     if not gone and all(_plain(present.get(name)) == _plain(entry) for name, entry in wanted.items()):
         return text
     return _Lines(text).edited(present, wanted, gone)
+
+
+def _present_stages(values: Mapping[str, Any]) -> dict[str, Any]:
+    stages = values.get("stages") or {}
+    if not isinstance(stages, dict):
+        raise StageError("wrong type", file="dvc.yaml", place="stages", expected="a mapping", seen=repr(stages))
+    return stages
 
 
 def merged(present: Mapping[str, Any], entry: Mapping[str, Any]) -> dict[str, Any]:
@@ -203,19 +216,20 @@ def make_plan(project: Project) -> Plan:
     "Read and check the whole project, and say what `sync` would write; writes nothing"
     broken: dict[str, MlopsError] = {}
     before, params = _present(project), read_params(project)
+    params = replace(params, parsed=read_yaml(project, project.root / "params.yaml"))
     with notebook_cache(project) as cells, code_cache(project) as cache:
         stages = read_stages(project, cells, broken)
         fingerprints = Fingerprints(project, cache)
         codes = _codes(fingerprints, stages, broken)
     stages = {name: stages[name] for name in codes}
-    present = yaml_values(before.get("dvc.yaml", ""), "dvc.yaml").get("stages") or {}
+    present = _present_stages(read_yaml(project, project.root / "dvc.yaml"))
     lost = {stage_name(Path(file)) for file in broken}
-    hand = _hand_written(before.get("dvc.yaml", ""), lost)
+    hand = _hand_written(before.get("dvc.yaml", ""), present, lost)
     check_params(stages, params, hand.keys | lost)
     check_graph(project, stages, hand.writes, hand.outside, complete=lost <= {*present})
     added = _with_defaults(params, stages)
     texts = _code_texts(project, fingerprints, codes, broken, before)
-    texts["dvc.yaml"] = dvc_yaml(project, before.get("dvc.yaml", ""), stages, lost)
+    texts["dvc.yaml"] = dvc_yaml(project, before.get("dvc.yaml", ""), stages, lost, present)
     if added.text:
         texts["params.yaml"] = added.text
     unclear = [what for code in codes.values() for what in code.closure.unclear]
@@ -287,6 +301,7 @@ class _HandWritten:
 
 def _hand_written(
     text: str,
+    stages: Mapping[str, Any],  # of that text
     lost: set[str],  # stages of ours that cannot be read: they stand as dvc.yaml has them
 ) -> _HandWritten:
     "What dvc.yaml says of stages that are not ours, and of data from outside the pipeline"
@@ -295,8 +310,7 @@ def _hand_written(
     read: set[str] = set()
     made: set[str] = set()
     keys |= set(re.findall(r"\$\{(\w+)", text))
-    stages = yaml_values(text, "dvc.yaml").get("stages") or {}
-    for name, entry in stages.items() if isinstance(stages, dict) else ():
+    for name, entry in stages.items():
         body = entry.get("do", entry) if isinstance(entry, dict) else None
         if not isinstance(body, dict):
             continue
