@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from .errors import DataError, NotebookError, ParamsError, nearest
+from .fingerprint import StageCode
 from .graph import Stage, find_stage, origins, overlap, own_file, parameter_values, read_stages, tracked_by
 from .ledger import notebook_name
 from .notebook import loose_declarations, read_notebook, read_title
@@ -49,6 +50,8 @@ class Job:
     what_if: bool  # other values than params.yaml's, or outputs elsewhere
     request: Request
     secrets: dict[str, str]  # environment variable to value
+    code: StageCode | None = None  # of a stage, as it was hashed
+    since: float = 0.0  # when that began to be read, in seconds since 1970
 
     @property
     def writes(self) -> list[str]:
@@ -77,19 +80,14 @@ def prepare_stage(
 ) -> Job:
     "Check values, inputs and where outputs go"
     stage, overrides = find_stage(stages, request.target), request.overrides
-    paths = stage.paths("In", "Out", "Metrics", "Plots")
-    secrets = stage.paths("Secret")
-    _check_known(stage, overrides)
     profile = read_profile(project, request.profile) if request.profile else None
+    given, secrets = _overridden(stage, overrides)
     values = parameter_values(stage, params, overrides, profile)
-    given = {key: _given_path(key, value) for key, value in overrides.items() if key in paths}
-    secrets |= {key: str(value) for key, value in overrides.items() if key in secrets}
     differs = bool(given) or repr(values) != repr(parameter_values(stage, params))
-    into = "" if request.out_dir is None else inside(request.out_dir, place="--out-dir") + "/"
+    into = _out_dir(request)
     if differs and request.out_dir is None:
         into = f"{project.relative(project.state)}/what-if/{stage.name}/"
-    outs = {name: into + path for name, path in stage.paths("Out", "Metrics", "Plots").items()}
-    names = stage.paths("In") | outs | given
+    outs, names = stage.paths("Out", "Metrics", "Plots"), _paths(stage, given, into)
     report = into + stage.report
     _check_inputs(project, stages, stage, {name: names[name] for name in stage.paths("In")})
     if into or given:
@@ -100,11 +98,27 @@ def prepare_stage(
     _check_copy(project, stages, stage, request.copy_to)
     chosen = {item.name: (names | values | secrets)[item.name] for item in stage.declared}
     found = origins(stage, params, overrides, profile)
-    return Job(project, stage, True, chosen, found, names, report, bool(differs or into), request, _secrets(secrets))
+    values_of_secrets = secret_values(secrets, os.environ)
+    return Job(project, stage, True, chosen, found, names, report, bool(differs or into), request, values_of_secrets)
 
 
-def _secrets(names: Mapping[str, str]) -> dict[str, str]:
-    return secret_values(names, os.environ)
+def _overridden(stage: Stage, overrides: Mapping[str, Any]) -> tuple[dict[str, str], dict[str, str]]:
+    "The paths that the command line names, and the variable of each secret"
+    _check_known(stage, overrides)
+    paths, secrets = stage.paths("In", "Out", "Metrics", "Plots"), stage.paths("Secret")
+    given = {key: _given_path(key, value) for key, value in overrides.items() if key in paths}
+    return given, secrets | {key: str(value) for key, value in overrides.items() if key in secrets}
+
+
+def _out_dir(request: Request) -> str:
+    "What stands before every output"
+    return "" if request.out_dir is None else inside(request.out_dir, place="--out-dir") + "/"
+
+
+def _paths(stage: Stage, given: Mapping[str, str], into: str) -> dict[str, str]:
+    "The declared paths, as they are in this run"
+    outs = {name: into + path for name, path in stage.paths("Out", "Metrics", "Plots").items()}
+    return stage.paths("In") | outs | {**given}
 
 
 def _check_known(stage: Stage, overrides: Mapping[str, Any]) -> None:
@@ -188,17 +202,11 @@ def prepare_notebook(project: Project, stages: Mapping[str, Stage], request: Req
     if request.profile:
         raise ParamsError("a profile is for stages", place=f"--profile {request.profile}", seen=file)
     stage = Stage(notebook_name(path), notebook, loose_declarations(notebook), read_title(notebook), "")
-    _check_known(stage, request.overrides)
-    values = parameter_values(stage, Params(""), request.overrides)
-    paths = stage.paths("In", "Out", "Metrics", "Plots")
-    given = {key: _given_path(key, value) for key, value in request.overrides.items() if key in paths}
-    into = "" if request.out_dir is None else inside(request.out_dir, place="--out-dir") + "/"
-    outs = {key: into + out for key, out in stage.paths("Out", "Metrics", "Plots").items()}
-    names = stage.paths("In") | outs | given
-    secrets = stage.paths("Secret")
-    secrets |= {key: str(value) for key, value in request.overrides.items() if key in secrets}
+    given, secrets = _overridden(stage, request.overrides)
+    values, into = parameter_values(stage, Params(""), request.overrides), _out_dir(request)
+    names = _paths(stage, given, into)
     _check_inputs(project, stages, stage, {key: names[key] for key in stage.paths("In")})
-    written = [names[key] for key in outs]
+    written = [names[key] for key in stage.paths("Out", "Metrics", "Plots")]
     for number, out in enumerate(written):
         if other := next((seen for seen in written[:number] if overlap(seen, out)), None):
             raise NotebookError("two outputs in one place", file=file, place=out, expected="one", seen=other)
@@ -207,7 +215,8 @@ def prepare_notebook(project: Project, stages: Mapping[str, Stage], request: Req
     changed = {key: value for key, value in values.items() if key in request.overrides}
     injected = changed | {key: (names | secrets)[key] for key in (names | secrets) if into or key in request.overrides}
     found = origins(stage, Params(""), request.overrides)
-    return Job(project, stage, False, injected, found, names, None, bool(into), request, _secrets(secrets))
+    values_of_secrets = secret_values(secrets, os.environ)
+    return Job(project, stage, False, injected, found, names, None, bool(into), request, values_of_secrets)
 
 
 def prepare_job(project: Project, request: Request, stages: Mapping[str, Stage] | None = None) -> Job:

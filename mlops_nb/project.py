@@ -30,6 +30,7 @@ class Settings:
     lock: str = ""  # the file that pins package versions; empty: the first of LOCKS that exists
     warm: bool = True  # run kernels as forks of a process that has its imports behind it
     idle_minutes: float = 30.0  # after which that process ends
+    strict: bool = False  # a read, write or import that a stage does not declare fails its run
 
 
 def read_settings(root: Path) -> Settings:
