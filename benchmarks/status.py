@@ -2,9 +2,9 @@
 
     python benchmarks/status.py [--runs 5] [--stages 5,100]
 
-Each project is written to a temporary folder: stages in ten chains, two modules a stage, each of which imports up to three
-others, a lock, data and outputs, all committed with `dvc commit` as if every stage had run. Nothing is executed. Times are medians
-over whole commands, start-up included.
+Each project is written to a temporary folder: stages in ten chains, two modules a stage, each of which imports up to
+three others, a lock, data and outputs, all committed with `dvc commit` as if every stage had run. Nothing is executed.
+Times are medians over whole commands, start-up included.
 """
 
 import argparse
@@ -76,7 +76,8 @@ def write_stage(root: Path, number: int) -> None:
         f'table: In = "{before}"\nresult: Out = "artifacts/{number}.csv"\nrate: float = 0.1\nrows: int = {number}'
     )
     sources = [
-        f"import json\nimport pandas\nfrom lib.module_{2 * number + 1} import Model, scale\nimport lib.module_{2 * number}"
+        f"import json\nimport pandas\nimport lib.module_{2 * number}\n"
+        f"from lib.module_{2 * number + 1} import Model, scale"
     ]
     sources += [
         f"# step {step}\nvalues_{step} = scale([rate * {step}, rows])\nprint(values_{step})" for step in range(10)

@@ -27,7 +27,7 @@ from filelock import Timeout
 from .errors import MlopsError, StageFailed
 from .executed import reproducible
 from .failures import check_cells, failure, first_words
-from .graph import read_stages
+from .graph import readable_stages
 from .job import Job, Request, prepare_job
 from .ledger import CellRun, Ledger, LedgerError, Run, RunFolder, flatten, new_id
 from .notebook import write_notebook
@@ -348,8 +348,8 @@ def run(
 
 def _prepare(project: Project, request: Request, progress: Progress) -> Job:
     "Check what is asked for, and that the code is what was hashed"
-    stages = read_stages(project)
     file = project.relative(Path(request.target).resolve())
+    stages = readable_stages(project, file if request.target.endswith(".ipynb") else request.target)
     loose = request.target.endswith(".ipynb") and file not in {stage.notebook.file for stage in stages.values()}
     if not loose and not (os.environ.get("DVC_STAGE") and request.target in stages):
         for path in sync(project).changes:

@@ -21,7 +21,7 @@ from typing import Any
 from .cache import Cache
 from .code import never_runs, normal_form, notebook_cells, notebook_tree, parse
 from .errors import NotebookError
-from .notebook import Notebook, read_notebook
+from .notebook import Notebook, parse_notebook, read_notebook
 from .uses import Import, Uses, uses
 
 # %% ../nbs/04c_imports.ipynb #f88f334c
@@ -91,6 +91,8 @@ def module_text(
     names: frozenset[str] | None,  # of a lazy package, those that are used; None: all
 ) -> str:
     "The bytes of a module as normalised text, which is what a fingerprint hashes"
+    if file.endswith(".ipynb"):
+        return notebook_source(parse_notebook(data, file)).text
     if not file.endswith(".py"):
         return module_source(data, file).text
     tree = module_tree(data, file)

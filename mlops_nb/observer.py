@@ -28,6 +28,7 @@ from typing import Any, NamedTuple
 
 # %% ../nbs/12c_observer.ipynb #7bfecaf1
 SKIPPED = frozenset({".git", ".dvc", ".mlops_nb", "__pycache__", ".ipynb_checkpoints", "node_modules"})
+SKIPPED |= {".gitignore", ".gitattributes", ".gitmodules", ".dvcignore"}  # DVC as a library reads these
 
 
 class Folder(NamedTuple):
@@ -144,9 +145,10 @@ class Observer:
         found = self.places.find(text)
         if found is None or (kind, found) in self.told:
             return
-        if found in self.modules and not found.endswith(".py") and kind == "read":
-            self.check(found, Path(text).read_bytes())
         self.tell(kind, found if folder.declared else self._counted(kind, folder.prefix, text))
+        if found in self.modules and not found.endswith(".py") and kind == "read":
+            self.told.add((kind, found))  # reading it here is not worth telling
+            self.check(found, Path(text).read_bytes())
 
     def _counted(self, kind: str, prefix: str, text: str) -> str:
         "The file, or its folder after many"
@@ -168,13 +170,15 @@ class Observer:
         file = code.co_filename
         if not file.endswith(".py") or threading.get_ident() == self.busy:
             return
-        found = self.places.find(file)
-        if found is not None:
-            source = self.sources.pop(file, None)
+        found, source = self.places.find(file), self.sources.pop(file, None)
+        if found is None:
+            return
+        if found in self.modules:
             self.tell("import", found)
-            if found in self.modules:
-                given = source.encode() if isinstance(source, str) else source
-                self.check(found, given if isinstance(given, bytes) else Path(file).read_bytes())
+            given = source.encode() if isinstance(source, str) else source
+            self.check(found, given if isinstance(given, bytes) else Path(file).read_bytes())
+        elif os.path.isfile(file):  # noqa: PTH113  some code only says that it is in a file
+            self.tell("import", found)
 
     def check(self, path: str, data: bytes) -> None:
         "ChangedCode when the code of a project file is not what was hashed"
@@ -248,7 +252,7 @@ def load_sources(places: Places) -> None:
     ]
 
     def find(folder: str) -> FileFinder:
-        if places.folder(os.path.join(folder, "")) is None:  # noqa: PTH118
+        if not os.path.isdir(folder) or places.folder(os.path.join(folder, "")) is None:  # noqa: PTH112, PTH118
             raise ImportError("none of the project's", path=folder)
         return FileFinder(folder, *loaders)
 

@@ -17,7 +17,7 @@ from typing import Any
 
 from .errors import CheckFailed, MetricError, ParamsError, StageError, nearest
 from .gates import Kpi, Verdict, judge, read_kpis
-from .graph import Stage, read_stages
+from .graph import Stage, readable_stages
 from .ledger import Run, flatten
 from .outputs import cached
 from .params import read_params
@@ -182,7 +182,7 @@ class Results:
 
 def results(project: Project) -> Results:
     "Read what the last reproduction left"
-    stages = read_stages(project)
+    stages = readable_stages(project)
     metrics = read_metrics(project, stages)
     reports = [stage.report for stage in stages.values() if (project.root / stage.report).exists()]
     judged = verdicts(project, metrics) if metrics else {}
@@ -194,7 +194,7 @@ def gate(
     model: str | None = None,  # one model of `gates`; all of them when not given
 ) -> dict[str, list[Verdict]]:
     "The verdicts on each model"
-    metrics = read_metrics(project, read_stages(project))
+    metrics = read_metrics(project, readable_stages(project))
     kpis = read_kpis(read_params(project).values.get("gates"))
     if not kpis:
         wish = "gates: MODEL: kpis: STAGE.METRIC: {at_least: NUMBER}"

@@ -156,7 +156,9 @@ class _Inquiry(Survey):
 def _without_diff(change: Change, before: Sources) -> Change:
     "Say why there is no diff of a module"
     if change.words.endswith((".py", ".sh", ".ipynb")) and change.words not in before.modules:
-        return Change(f"{change.words}, of which the code of before is not known")
+        return Change(
+            f"{change.words}, without a diff: no run here kept it, and the commit with this dvc.lock has other code"
+        )
     return change
 
 

@@ -16,11 +16,10 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from .failures import AGAIN, difference, other_code, undeclared
-
 from .errors import MlopsError, StageError, StageFailed
+from .failures import AGAIN, difference, other_code, undeclared
 from .fingerprint import Fingerprints, StageCode, keep_sources, sources_of
-from .graph import Stage, parameter_values, read_stages
+from .graph import Stage, parameter_values, readable_stages
 from .hashes import Hashes
 from .job import Job
 from .ledger import CellRun, Ledger, LedgerError, Run, RunFolder, Use
@@ -202,7 +201,7 @@ class Witness:
         "What takes a moment to find out, while the kernel starts"
         project, run = self.job.project, self.run
         with suppress(MlopsError, OSError):
-            others = [stage for stage in read_stages(project).values() if stage.name != run.name]
+            others = [stage for stage in readable_stages(project).values() if stage.name != run.name]
             written = [path for stage in others for path in stage.writes]
             if self.usage is not None:
                 self.usage.others = [*written, *(path for stage in others for path in stage.paths("In").values())]
