@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from .cli_jobs import do_report, do_run, do_runs
 from .cli_kernel import do_kernel
 from .cli_stages import do_status, do_sync, do_why
+from .cli_verify import do_graph, do_verify
 from .errors import MlopsError, nearest
 from .screen import plain, table
 
@@ -184,6 +185,26 @@ COMMANDS = {
         ],
     ),
     "why": Command(do_why, "mlops-nb why train", [(("stage",), {"help": "name of the stage"}), JSON]),
+    "graph": Command(
+        do_graph,
+        "mlops-nb graph --outs\n  mlops-nb graph --mermaid > pipeline.mmd",
+        [
+            (("--outs",), {"action": "store_true", "help": "show files as well, between the stages"}),
+            (("--mermaid",), {"action": "store_true", "help": "print a flowchart for Mermaid"}),
+            (("--dot",), {"action": "store_true", "help": "print a graph for Graphviz"}),
+            JSON,
+        ],
+    ),
+    "verify": Command(
+        do_verify,
+        "mlops-nb verify train",
+        [
+            (("stage",), {"nargs": "*", "metavar": "STAGE", "help": "stages (default: all)"}),
+            (("--keep",), {"action": "store_true", "help": "leave the copies behind, and print where"}),
+            (("-q", "--quiet"), {"action": "store_true", "help": "print no line for each cell"}),
+            JSON,
+        ],
+    ),
     "results": Command(do_results, "mlops-nb results --json", [JSON]),
     "gate": Command(
         do_gate, "mlops-nb gate digits", [(("model",), {"nargs": "?", "help": "one model of `gates`"}), JSON]

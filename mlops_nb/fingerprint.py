@@ -78,17 +78,18 @@ class Fingerprints:
 
         source = source_from_json(self.cache.of(path, compute, "stage") if self.cache else compute())
         closure = follow(source, self.modules, notebook.file)
-        owners = {package: self.packages.owner(package) for package in sorted(closure.packages)}
+        owners = {package: self.packages.owners(package) for package in sorted(closure.packages)}
         versions = self.packages.lock.versions
+        direct = sorted({owner for names in owners.values() for owner in names})
         text = CODE.format(
             name=stage.name,
             interface="\n".join(_interface(stage)),
             modules=_lines(closure.modules),
-            packages=_lines({owner: versions.get(owner, "not pinned") for owner in sorted({*owners.values()})}),
-            required=_lines(self.packages.required(owners.values())),
+            packages=_lines({owner: versions.get(owner, "not pinned") for owner in direct}),
+            required=_lines(self.packages.required(direct)),
             code=source.text,
         )
-        unpinned = [package for package, owner in owners.items() if owner not in versions]
+        unpinned = [package for package, names in owners.items() if not {*names} & {*versions}]
         return StageCode(stage, text, closure, unpinned)
 
     def names(self) -> str:

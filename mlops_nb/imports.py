@@ -390,6 +390,8 @@ class _Search:
     def run(self, name: str, first: Folders) -> None:
         "A script or a notebook, from whose folder Python imports first"
         path = (self.modules.root / name).resolve()
+        if path.is_file() and not path.is_relative_to(self.modules.root):
+            self.found.unclear.append(f"{name}, which is outside the project,")
         if not path.is_relative_to(self.modules.root) or not path.is_file() or path in self.used:
             return
         self.used[path] = None

@@ -111,14 +111,14 @@ class Distributions:
     requires: dict[str, list[str]] = field(default_factory=dict)  # `name version` to what it requires
     used: set[str] = field(default_factory=set)  # of both
 
-    def owner(self, package: str) -> str:
-        "The distribution that an import name belongs to"
+    def owners(self, package: str) -> list[str]:
+        "The distributions that an import name belongs to: one, or several that share a namespace, as `google`"
         if canonical(package) in self.lock.versions:
-            return canonical(package)
+            return [canonical(package)]
         if package not in self.names and package in self._installed:
-            self.names[package] = canonical(self._installed[package][0])
+            self.names[package] = " ".join(sorted({canonical(name) for name in self._installed[package]}))
         self.used.add(package)
-        return self.names.get(package, canonical(package))
+        return self.names.get(package, canonical(package)).split()
 
     @cached_property
     def _installed(self) -> Mapping[str, list[str]]:
@@ -171,15 +171,16 @@ class Distributions:
         return {key: value for key, value in {"names": names, "requires": requires}.items() if value}
 
 
-NAMED = r"([a-z0-9][a-z0-9.-]*(\[[a-z0-9.-]+\])? ?)*"  # as `canonical` writes names
+NAMED = r"[a-z0-9][a-z0-9.-]*(\[[a-z0-9.-]+\])?"  # a name, as `canonical` writes it
 
 
 def read_distributions(values: Any, lock: Lock) -> Distributions:
     "From what the tracked file says; it is made anew when it is damaged, as by a merge"
     parts = [values.get(key) if isinstance(values, dict) else None for key in ("names", "requires")]
     names, requires = (part if isinstance(part, dict) else {} for part in parts)
-    sound = {key: items.split() for key, items in requires.items() if re.fullmatch(NAMED, str(items))}
-    return Distributions(lock, {**names}, sound)
+    listed = {key: str(items).split() for key, items in requires.items()}
+    sound = {key: items for key, items in listed.items() if all(re.fullmatch(NAMED, item) for item in items)}
+    return Distributions(lock, {name: str(owner) for name, owner in names.items()}, sound)
 
 
 def _installed_names(requirements: Iterable[str], extra: str) -> Iterator[str]:
