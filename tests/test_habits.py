@@ -123,9 +123,9 @@ def test_every_version_is_pinned() -> None:
     """Each distribution of this environment stands in constraints.txt with the version that is installed"""
     from importlib.metadata import distributions
 
-    from mlops_nb.code import canonical, read_lock
+    from mlops_nb.locks import canonical, read_lock
 
-    lock = read_lock(ROOT)
+    lock = read_lock(ROOT).versions
     installed = {canonical(item.metadata["Name"]): item.version.partition("+")[0] for item in distributions()}
     ours = {"mlops-nb", "pip"}
     assert {
