@@ -10,20 +10,22 @@ __all__ = ['OPENED', 'CLOSED', 'MOVED_TO', 'CREATED', 'OVERFLOW', 'GONE', 'FOLDE
 import ctypes
 import errno
 import os
+import select
 import struct
 import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import suppress
+from itertools import islice
 from pathlib import Path
 
 # %% ../nbs/12d_inotify.ipynb #1fc5384c
 OPENED, CLOSED, MOVED_TO, CREATED, OVERFLOW, GONE = 0x20, 0x08, 0x80, 0x100, 0x4000, 0x8000  # <sys/inotify.h>
 FOLDER_ONLY, UNLINKED, FOLDER = 0x01000000, 0x04000000, 0x40000000
 WRITTEN = CLOSED | MOVED_TO | CREATED
-MANY = 50  # files of one folder, after which only what is written there is told
+MANY = 20  # files of one folder, after which only what is written there is told
 HEAD = struct.Struct("iIII")  # watch, what happened, a number, length of the name
-PAUSE = 0.05  # seconds; the system keeps 16,384 events
+PAUSE = 0.01  # seconds between two looks; the system keeps 16,384 events
 
 
 class Watch:
@@ -35,7 +37,7 @@ class Watch:
         skipped: Callable[[str], bool],  # is a folder, relative to the root, left out?
     ):
         self.root, self.skipped = root, skipped
-        self.file, self.unseen = -1, ""
+        self.file, self.stop, self.unseen = -1, (-1, -1), ""
         self.folders: dict[int, str] = {}  # watch to the beginning of the paths there
         self.counts: dict[str, int] = {}
         self.found: dict[tuple[str, str], None] = {}
@@ -51,19 +53,16 @@ class Watch:
             self.unseen = "files that other programs and C open: there is no inotify"
             return
         self.add("")
+        self.stop = os.pipe()
         self.thread.start()
 
-    def add(self, below: str) -> list[str]:
-        "Watch a folder and those in it; returns the files that are there"
-        there: list[str] = []
-        for name, folders, files in os.walk(self.root / below):
-            prefix = Path(name).relative_to(self.root).as_posix() + "/"
-            prefix = "" if prefix == "./" else prefix
-            if not self._watch(prefix, OPENED | WRITTEN):
-                break
-            folders[:] = [folder for folder in folders if not self.skipped(prefix + folder)]
-            there += [prefix + file for file in files]
-        return there
+    def add(self, below: str) -> None:
+        "Watch a folder, relative to the root, and those in it"
+        prefix = below and f"{below}/"
+        if self._watch(prefix, OPENED | WRITTEN):
+            for name in _folders_in(self.root / below):
+                if not self.skipped(prefix + name):
+                    self.add(prefix + name)
 
     def _watch(self, prefix: str, events: int) -> bool:
         assert self.library is not None
@@ -89,12 +88,15 @@ class Watch:
         "No more"
         if self.file >= 0:
             self.ended.set()
+            os.write(self.stop[1], b".")
             self.thread.join()
-            os.close(self.file)
+            for file in (self.file, *self.stop):
+                os.close(file)
             self.file = -1
 
     def _drain(self) -> None:
         while not self.ended.wait(PAUSE):
+            select.select([self.file, self.stop[0]], [], [])
             with self.lock:
                 self._take()
 
@@ -114,14 +116,29 @@ class Watch:
             return
         if mask & FOLDER:
             if mask & WRITTEN and not self.skipped(prefix + name):
-                self.found |= dict.fromkeys(("write", path) for path in self.add(prefix + name))
+                self.add(prefix + name)
+                new = [path for path in (self.root / prefix / name).rglob("*") if path.is_file()]
+                self.found |= dict.fromkeys(("write", path.relative_to(self.root).as_posix()) for path in new)
         elif mask & WRITTEN:
             self.found["write", prefix + name] = None
-        elif ("read", prefix + name) not in self.found:
-            self.found["read", prefix + name] = None
-            self.counts[prefix] = self.counts.get(prefix, 0) + 1
-            if self.counts[prefix] == MANY:
-                self._watch(prefix, WRITTEN)
+        elif self.counts.get(prefix, 0) < MANY:
+            if ("read", prefix + name) not in self.found:
+                self.found["read", prefix + name] = None
+                self.counts[prefix] = self.counts.get(prefix, 0) + 1
+        else:
+            self.found["read", prefix or "./"] = None
+            self._watch(prefix, WRITTEN)
+
+
+def _folders_in(path: Path) -> list[str]:
+    "The folders in a folder; many file systems count them, so that one with thousands of files is not listed in vain"
+    with suppress(OSError):
+        count = path.stat().st_nlink - 2  # negative where they are not counted
+        if count:
+            with os.scandir(path) as entries:
+                found = (entry.name for entry in entries if entry.is_dir(follow_symlinks=False))
+                return [*islice(found, count if count > 0 else None)]
+    return []
 
 
 def _parts(data: bytes) -> Iterator[tuple[int, int, str]]:

@@ -130,6 +130,13 @@ class Run:
         "Is it still to end?"
         return self.state in UNFINISHED
 
+    def surprises(self) -> list[str]:
+        "What it used without declaring it, a line each, and what perhaps others did in one line"
+        others = [use.path for use in self.undeclared if not use.sure]
+        more = f" and {len(others) - 5} more" if len(others) > 5 else ""
+        doubtful = f"perhaps used by another process: {', '.join(others[:5])}{more}"
+        return [str(use) for use in self.undeclared if use.sure] + ([doubtful] if others else [])
+
     def lines(self) -> list[str]:
         "The record for people"
         facts = {
@@ -151,7 +158,7 @@ class Run:
             "parameters": [f"{name} = {item['value']!r} ({item['origin']})" for name, item in self.parameters.items()],
             "reads": [f"{path}, md5 {item['md5']}, {_size(item['size'])}" for path, item in self.inputs.items()],
             "writes": [f"{path}, md5 {item['md5']}, {_size(item['size'])}" for path, item in self.outputs.items()],
-            "undeclared": [str(use) for use in self.undeclared],
+            "undeclared": self.surprises(),
             "not observed": self.unseen,
             "metrics": [f"{name} = {value:g}" for name, value in self.metrics.items()],
             "cells": [f"{cell.number:>3}  {cell.state:<11} {cell.seconds:8.2f} s  {cell.line}" for cell in self.cells],

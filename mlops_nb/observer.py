@@ -100,7 +100,7 @@ def _below(path: str, root: str) -> str | None:
 PLAN, SEEN = "observe.json", "seen.jsonl"  # in the folder of the run: what was hashed, and what is seen
 CREATES = os.O_CREAT | os.O_TRUNC | os.O_APPEND | os.O_WRONLY
 WRITES = CREATES | os.O_RDWR
-MANY = 50  # files of one folder, after which the folder is named instead
+MANY = 20  # files of one folder, after which the folder is named instead
 
 
 class ChangedCode(Exception):
@@ -117,7 +117,8 @@ class Observer:
     ):
         self.places, self.write = Places(plan["root"], plan["declared"]), write
         self.root, self.modules = plan["root"], plan["modules"]
-        self.quiet: set[str] = set()  # folders, as somebody wrote them, of which another read says nothing new
+        self.near: tuple[str, ...] = ()  # folders, as somebody wrote them, of which another read says nothing new
+        self.quiet: set[str] = set()  # folders that are none of the project's
         self.told: set[tuple[str, str]] = set()
         self.counts: dict[tuple[str, str], int] = {}
         self.sources: dict[str, Any] = {}  # compiled, and not executed yet
@@ -141,7 +142,7 @@ class Observer:
             return
         kind = "write" if flags & CREATES else "update" if flags & os.O_RDWR else "read"
         if folder.declared and kind == "read":
-            self.quiet.add(text[:cut])
+            self.hush(text[:cut])
         found = self.places.find(text)
         if found is None or (kind, found) in self.told:
             return
@@ -157,8 +158,13 @@ class Observer:
         if self.counts[kind, prefix] <= MANY:
             return prefix + text[cut:]
         if kind == "read":
-            self.quiet.add(text[:cut])
+            self.hush(text[:cut])
         return prefix or "./"
+
+    def hush(self, folder: str) -> None:
+        "Another read in a folder, or below it, says nothing new"
+        if folder:
+            self.near = (*self.near, folder)
 
     def compiled(self, source: Any, file: Any) -> None:
         "Source is about to be compiled"
@@ -217,6 +223,7 @@ class Observer:
         "The working directory is about to be another one"
         self.places.folders.clear()
         self.quiet.clear()
+        self.near = ()
 
 
 def _text(path: Any) -> str | None:
@@ -258,7 +265,7 @@ def load_sources(places: Places) -> None:
 
     sys.path_hooks.insert(0, find)
     for folder in [*sys.path_importer_cache]:
-        if places.folder(os.path.join(folder, "")) is not None:  # noqa: PTH118
+        if _below(os.path.abspath(folder), places.root) is not None:  # noqa: PTH100
             del sys.path_importer_cache[folder]
 
 
@@ -282,7 +289,11 @@ def hook_of(observer: Observer) -> Callable[[str, Any], None]:
     def hook(event: str, args: Any) -> None:
         if event == "open":
             path, _, flags = args
-            if flags & writes or type(path) is not str or path[: path.rfind(separator) + 1] not in quiet:
+            if (
+                flags & writes
+                or type(path) is not str
+                or (not path.startswith(observer.near) and path[: path.rfind(separator) + 1] not in quiet)
+            ):
                 observer.opened(path, flags)
         elif (handler := find(event)) is not None:
             handler(args)
@@ -299,6 +310,6 @@ def load_ipython_extension(shell: Any) -> None:
         file = os.open(folder / SEEN, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
         observer = Observer(plan, lambda line: os.write(file, line))
         load_sources(observer.places)
-        forget([*sys.modules])
+        forget(["mlops_nb", "mlops_nb.magics", "mlops_nb.observer"])  # to look at all modules would copy shared memory
         observer.tell("ready")
         sys.addaudithook(hook_of(observer))

@@ -20,7 +20,7 @@ from .fingerprint import StageCode
 from .graph import overlap
 from .inotify import Watch
 from .ledger import Use
-from .observer import PLAN, SEEN, Places
+from .observer import MANY, PLAN, SEEN, Places
 from .project import Project, write_text
 
 # %% ../nbs/12e_usage.ipynb #d4d3984c
@@ -53,10 +53,12 @@ class Usage:
         others: Iterable[str] = (),  # what other stages declare
     ):
         self.root, self.code, self.folder, self.values = project.root, code, folder, values
+        self.generated = project.relative(project.code)
         self.reads, self.writes, self.others = {*reads}, {*writes}, [*others]
         self.places = Places(str(self.root), self.reads | self.writes)
         self.read, self.wrote, self.imported, self.listed = (set[str]() for _ in range(4))
         self.undeclared: dict[tuple[str, str], Use] = {}
+        self.files: dict[tuple[str, str], set[str]] = {}  # the same by kind and folder, as long as they are not many
         self.changed: list[tuple[str, str]] = []  # modules with other code than what was hashed, and that code
         self.ready = False  # the kernel is observed
         self.place, self.began = 0, time.time_ns() - CLOCK
@@ -124,7 +126,7 @@ class Usage:
 
     def _is_declared_or_skipped(self, below: str) -> bool:
         declared = any(below == path or below.startswith(f"{path}/") for path in self.places.declared)
-        return declared or self.places.is_skipped(below)
+        return declared or below == self.generated or self.places.is_skipped(below)
 
     @cached_property
     def words(self) -> set[str]:
@@ -149,7 +151,7 @@ class Usage:
         "A file was opened"
         many = path.endswith("/")
         file, found = self.root / path, path if many else self.places.find(str(self.root / path))
-        if found is None or (found == path and not many and not file.is_file()):
+        if found is None or not (many or file.is_file() or (found in self.places.declared and file.exists())):
             return
         if kind == "update":  # it may have been opened to be read only
             kind = "write" if file.stat().st_ctime_ns > self.began else "read"
@@ -163,9 +165,19 @@ class Usage:
             self._add(Use(kind, found, cell, sure))
 
     def _add(self, use: Use) -> None:
-        known = self.undeclared.get((use.kind, use.path))
-        if known is None or use.sure > known.sure:
-            self.undeclared[use.kind, use.path] = use
+        "Note a use; after many files of a folder, the folder instead"
+        folder = use.path[: use.path.rfind("/") + 1] or "./"
+        for path in (use.path, folder):
+            known = self.undeclared.get((use.kind, path))
+            if known is not None and known.sure >= use.sure:
+                return
+        self.undeclared[use.kind, use.path] = use
+        files = self.files.setdefault((use.kind, folder), set())
+        files.add(use.path)
+        if use.path == folder or len(files) > MANY:
+            found = [self.undeclared.pop((use.kind, path)) for path in files]
+            self.undeclared[use.kind, folder] = Use(use.kind, folder, use.cell, any(one.sure for one in found))
+            files.clear()
 
     def record(self) -> dict[str, Any]:
         "For the record of the run"

@@ -1,0 +1,116 @@
+"""What it costs to see what a stage uses: python benchmarks/observed.py [--runs N]
+
+A stage reads 10,000 files of 64 KB, and does nothing with them. It runs with and without being observed, alternating, on a
+warm kernel, where the rest of a job takes least. Once the files lie in a folder that the stage declares; once in one that it
+does not, which is told. Counted are the seconds of the whole job and the processor time of the kernel and its runner, which
+other work on the machine disturbs less. Ratios are medians over pairs of runs. Exits 1 when the goal is missed.
+"""
+
+import argparse
+import contextlib
+import io
+import json
+import os
+import platform
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from importlib.metadata import version
+from pathlib import Path
+
+FILES, SIZE = 10_000, 1 << 16
+GOAL = 1.03  # of processor time
+READ = "size = sum(len(path.read_bytes()) for path in Path({}).iterdir())"
+WRITE = "import json, time\nPath(metrics).write_text(json.dumps({'size': size, 'seconds': time.process_time()}))"
+
+
+def write_stage(root: Path, name: str, declared: str, folder: str) -> None:
+    """A stage that reads every file of a folder"""
+    parameters = f'metrics: Metrics = "reports/{name}/metrics.json"\n{declared}'
+    sources = ["from pathlib import Path\nfrom mlops_nb import In, Metrics", parameters, READ.format(folder), WRITE]
+    cells = [
+        {
+            "cell_type": "code",
+            "id": f"c{number}",
+            "metadata": {"tags": ["parameters"]} if number == 1 else {},
+            "source": source,
+            "execution_count": None,
+            "outputs": [],
+        }
+        for number, source in enumerate(sources)
+    ]
+    (root / f"stages/{name}.ipynb").write_text(
+        json.dumps({"cells": cells, "metadata": {}, "nbformat": 4, "nbformat_minor": 5})
+    )
+
+
+def make_project(root: Path) -> None:
+    """A project with the files and two stages"""
+    root.mkdir()
+    subprocess.run(["git", "init", "-q"], cwd=root, check=True)
+    subprocess.run(["mlops-nb", "init", "--stages", "stages"], cwd=root, check=True, capture_output=True)
+    for folder in ("declared", "other"):
+        (root / folder).mkdir()
+        for number in range(FILES):
+            (root / folder / f"{number:05}.bin").write_bytes(os.urandom(64) * (SIZE // 64))
+    (root / ".gitignore").write_text("/.mlops_nb/\n/declared/\n/other/\n")
+    write_stage(root, "declared", 'images: In = "declared"', "images")
+    write_stage(root, "undeclared", "", "'other'")
+    subprocess.run(["mlops-nb", "sync"], cwd=root, check=True, capture_output=True)
+
+
+def measure(root: Path, name: str, observed: bool) -> tuple[float, float]:
+    """Seconds of a job, and seconds of processor time"""
+    from mlops_nb.execution import run
+    from mlops_nb.job import Request
+    from mlops_nb.progress import Quiet
+    from mlops_nb.project import find_project
+    from mlops_nb.witness import Witness
+
+    observe = Witness.observe
+    if not observed:
+        Witness.observe = lambda witness: None  # type: ignore[method-assign]
+    started, spent = time.perf_counter(), time.process_time()
+    try:
+        with contextlib.redirect_stderr(io.StringIO()):
+            record = run(find_project(root), Request(name), Quiet(lambda text: None))
+    finally:
+        Witness.observe = observe  # type: ignore[method-assign]
+    assert record.kernel == "warm", record.kernel
+    return time.perf_counter() - started, time.process_time() - spent + record.metrics["seconds"]
+
+
+def main() -> int:
+    """Print a line for each work"""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--runs", type=int, default=15, help="pairs of runs")
+    options = parser.parse_args()
+    os.environ["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    names = ("ipykernel", "papermill", "jupyter_client")
+    versions = ", ".join(f"{name} {version(name)}" for name in names)
+    print(f"Python {platform.python_version()}, {os.cpu_count()} cores, {versions}; {FILES} files of {SIZE >> 10} KB")
+    missed = False
+    with tempfile.TemporaryDirectory() as folder:
+        root = Path(folder).resolve() / "project"
+        make_project(root)
+        subprocess.run(["mlops-nb", "kernel", "start"], cwd=root, check=True, capture_output=True)
+        print(f"{'the files are':<16}{'':<12}{'observed':>10}{'not':>10}{'ratio':>8}{'goal':>7}")
+        for name in ("declared", "undeclared"):
+            measure(root, name, True), measure(root, name, False)  # neither side pays for its first use of something
+            pairs = [(measure(root, name, True), measure(root, name, False)) for _ in range(options.runs)]
+            for place, kind in enumerate(("wall", "processor")):
+                with_, without = ([side[place] for side in sides] for sides in zip(*pairs, strict=True))
+                ratio = statistics.median(one / other for one, other in zip(with_, without, strict=True))
+                goal = f"{GOAL:>7}" if kind == "processor" else ""
+                missed |= kind == "processor" and ratio > GOAL
+                times = f"{statistics.median(with_):>8.3f} s{statistics.median(without):>8.3f} s"
+                print(f"{name:<16}{kind:<12}{times}{ratio:>7.3f}x{goal}", flush=True)
+        subprocess.run(["mlops-nb", "kernel", "stop"], cwd=root, check=True, capture_output=True)
+    print("the goal is missed" if missed else "the goal is reached")
+    return missed
+
+
+if __name__ == "__main__":
+    sys.exit(main())
