@@ -71,7 +71,7 @@ def measure(root: Path, name: str, observed: bool) -> tuple[float, float]:
 
     observe = Witness.observe
     if not observed:
-        Witness.observe = lambda witness: None  # type: ignore[method-assign]
+        Witness.observe = lambda witness, folder: None  # type: ignore[method-assign]
     started, spent = time.perf_counter(), time.process_time()
     try:
         with contextlib.redirect_stderr(io.StringIO()):

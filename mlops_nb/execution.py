@@ -65,9 +65,9 @@ def run_notebook(job: Job, witness: Witness) -> dict[str, Any]:
     for name in ("mlops_nb", "papermill", "asyncio"):  # what they would say is said here
         logging.getLogger(name).setLevel(logging.CRITICAL)
     papermill_engines.register(NAME, WarmEngine)  # this one, also in a process that had imported papermill before
-    witness.observe()
     try:
         with tempfile.TemporaryDirectory(prefix="mlops-nb-") as folder, suppress(PapermillExecutionError):
+            witness.observe(Path(folder))
             execute_notebook(
                 source,
                 None,  # the engine saves it

@@ -97,7 +97,7 @@ def _below(path: str, root: str) -> str | None:
     return path[len(root) + 1 :].replace(os.sep, "/") if inside else None
 
 # %% ../nbs/12c_observer.ipynb #76239401
-PLAN, SEEN = "observe.json", "seen.jsonl"  # in the folder of the run: what was hashed, and what is seen
+PLAN, SEEN = "plan.json", "seen.jsonl"  # what was hashed, and what is seen, in a folder that the job removes
 CREATES = os.O_CREAT | os.O_TRUNC | os.O_APPEND | os.O_WRONLY
 WRITES = CREATES | os.O_RDWR
 MANY = 20  # files of one folder, after which the folder is named instead
@@ -302,9 +302,11 @@ def hook_of(observer: Observer) -> Callable[[str, Any], None]:
 
 
 def load_ipython_extension(shell: Any) -> None:
-    "The kernel of a job begins: `%params` as in every kernel, and a run with a plan is observed"
+    "The kernel of a job begins: `%params` as in every kernel; with a plan beside its connection file it is observed"
+    from ipykernel.kernelapp import IPKernelApp
+
     shell.extension_manager.load_extension("mlops_nb.magics")
-    folder = Path.cwd() / ".mlops_nb/runs" / os.environ.get("MLOPS_NB_RUN", "")
+    folder = Path(IPKernelApp.instance().connection_file).parent
     if (folder / PLAN).is_file():
         plan = json.loads((folder / PLAN).read_text(encoding="utf-8"))
         file = os.open(folder / SEEN, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)

@@ -14,10 +14,11 @@ from contextlib import suppress
 from functools import cached_property
 from hashlib import sha256
 from pathlib import Path
-from typing import Any
 
+from .errors import NotebookError
 from .fingerprint import StageCode
 from .graph import overlap
+from .imports import module_text
 from .inotify import Watch
 from .ledger import Use
 from .observer import MANY, PLAN, SEEN, Places
@@ -48,7 +49,7 @@ class Usage:
         code: StageCode,  # as it was hashed
         reads: Iterable[str],  # declared
         writes: Iterable[str],
-        folder: Path,  # of the run
+        folder: Path,  # what the kernel tells is left here
         values: object = None,  # of its parameters
         others: Iterable[str] = (),  # what other stages declare
     ):
@@ -61,13 +62,14 @@ class Usage:
         self.files: dict[tuple[str, str], set[str]] = {}  # the same by kind and folder, as long as they are not many
         self.changed: list[tuple[str, str]] = []  # modules with other code than what was hashed, and that code
         self.ready = False  # the kernel is observed
+        self.hashes: dict[str, tuple[str, str, list[str] | None]] = {}  # of the project files that the code uses
         self.place, self.began = 0, time.time_ns() - CLOCK
         self.watch = Watch(self.root, self._is_declared_or_skipped)
 
     def start(self, since: float) -> None:
         "Begin, before the kernel; the code was read after `since`, in seconds since 1970"
-        modules = {path: self._hashes(path, since) for path in self.code.closure.modules}
-        plan = {"root": str(self.root), "declared": [*self.places.declared], "modules": modules}
+        self.hashes = {path: self._hashes(path, since) for path in self.code.closure.modules}
+        plan = {"root": str(self.root), "declared": [*self.places.declared], "modules": self.hashes}
         write_text(self.folder / PLAN, json.dumps(plan))
         self.watch.start()
 
@@ -108,6 +110,8 @@ class Usage:
             elif kind in ("read", "write", "update"):
                 files[kind, what[0]] = True
         for kind, path in events:
+            if program and path in self.hashes and path not in self.imported:
+                self._check(path)
             certain = (kind, path) in files or self._is_ours(path, program)
             if certain or alone:
                 files.setdefault(("update" if kind == "write" else kind, path), certain)
@@ -147,6 +151,16 @@ class Usage:
         if path not in self.code.closure.modules:
             self._add(Use("import", path, cell))
 
+    def _check(self, path: str) -> None:
+        "A program read a script, perhaps to run it: is that what was hashed?"
+        known, code, names = self.hashes[path]
+        with suppress(OSError, NotebookError):
+            data = (self.root / path).read_bytes()
+            if sha256(data).hexdigest() != known:
+                text = module_text(data, path, None if names is None else frozenset(names))
+                if sha256(text.encode()).hexdigest()[: len(code)] != code:
+                    self.changed.append((path, text))
+
     def _file(self, kind: str, path: str, cell: int, sure: bool) -> None:
         "A file was opened"
         many = path.endswith("/")
@@ -179,10 +193,14 @@ class Usage:
             self.undeclared[use.kind, folder] = Use(use.kind, folder, use.cell, any(one.sure for one in found))
             files.clear()
 
-    def record(self) -> dict[str, Any]:
-        "For the record of the run"
-        kept: dict[str, Any] = {name: sorted(getattr(self, name)) for name in ("read", "wrote", "imported")}
-        return kept | {"undeclared": [*self.undeclared.values()], "unseen": self.unseen}
+    def uses(self) -> list[Use]:
+        "What is not declared, so far"
+        return [*self.undeclared.values()]
+
+    def record(self) -> dict[str, list[str]]:
+        "The rest of what is known, for the record of the run"
+        found = {"read": self.read, "wrote": self.wrote, "imported": self.imported}
+        return {name: sorted(paths) for name, paths in found.items()} | {"unseen": self.unseen}
 
 
 def _name(path: str) -> str:

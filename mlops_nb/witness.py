@@ -13,12 +13,13 @@ import threading
 import time
 from collections.abc import Mapping
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from .errors import MlopsError, StageError, StageFailed
 from .failures import AGAIN, difference, other_code, undeclared
-from .fingerprint import Fingerprints, StageCode, keep_sources, sources_of
+from .fingerprint import Fingerprints, StageCode, code_cache, keep_sources, sources_of
 from .graph import Stage, parameter_values, readable_stages
 from .hashes import Hashes
 from .job import Job
@@ -33,8 +34,9 @@ from .usage import Usage
 # %% ../nbs/13b_witness.ipynb #912fc827
 def check_hashed(project: Project, stage: Stage) -> StageCode:
     "The code of a stage; StageError, with the difference, when it is not what `_code/` says"
-    code, path = Fingerprints(project).of(stage), project.code / f"{stage.name}.py"
-    hashed = read_text(path) if path.is_file() else ""
+    made, path = Fingerprints(project, code_cache(project)), project.code / f"{stage.name}.py"
+    made.cache = None  # the notebook is the one in memory, whatever its file says by now
+    code, hashed = made.of(stage), read_text(path) if path.is_file() else ""
     if code.text == hashed:
         return code
     wish, file = f"the code in {project.relative(path)}", stage.notebook.file
@@ -143,9 +145,9 @@ class Witness:
         self.log.line(f"cell {seen.number} {state} after {seen.seconds:.2f} s")
         self.progress.done(seen)
 
-    def observe(self) -> None:
-        "Begin to see what a stage uses, before its kernel starts"
-        job, folder = self.job, self.folder.path
+    def observe(self, folder: Path) -> None:
+        "Begin to see what a stage uses, before its kernel starts with its connection file in `folder`"
+        job = self.job
         if job.code is not None:
             reads = [job.paths[name] for name in job.stage.paths("In")]
             self.usage = Usage(job.project, job.code, reads, job.writes, folder, job.values)
@@ -158,7 +160,8 @@ class Witness:
         found = self.usage.look(number, alone=not self.git_before)
         self.git_before = self.git
         for name, value in self.usage.record().items():
-            setattr(self.run, name, value)
+            setattr(self.run, name, self.redactor.any(value))
+        self.run.undeclared = [replace(use, path=self.redactor.text(use.path)) for use in self.usage.uses()]
         self.warn(found)
         if self.broken is None:
             self.broken = self._verdict(number, [use for use in found if use.sure])

@@ -207,6 +207,26 @@ def test_autoreload_does_not_bring_other_code(small: Path, run: Run) -> None:
     assert "cell 6: failed: rules.py was changed after it was hashed" in printed
 
 
+@pytest.mark.parametrize("call", ["!python script.py", "%run script.ipynb"])
+def test_a_script_that_is_edited_before_it_runs(call: str, small: Path, run: Run) -> None:
+    if call[0] == "!" and sys.platform != "linux":
+        pytest.skip("inotify is there on Linux alone")
+    script = small / call.split()[-1]
+
+    def write(source: str) -> None:
+        script.write_text(notebook("", source) if script.suffix == ".ipynb" else source)
+
+    write("print('one')")
+    stage(small, f"{MAKE[1]}\n{WAIT}", call)
+    edit = lambda: write("# a word\nprint( 'one' )")  # noqa: E731
+    code, printed = while_it_waits(small, ["mlops-nb", "run", "make"], edit)
+    assert code == 0, printed
+    code, printed = while_it_waits(small, ["mlops-nb", "run", "make"], lambda: write("print('two')"))
+    assert code == 1, printed
+    assert f"cell 5: failed: {script.name} was changed after it was hashed" in printed
+    assert "-print('one')\n+print('two')\n" in printed
+
+
 # What a stage does not declare
 
 LIBRARIES = {
@@ -259,6 +279,8 @@ def test_what_libraries_open(small: Path, run: Run) -> None:
     assert newest(small).unseen == []
     shown = run("mlops-nb", "runs", "show", "make", cwd=small).stdout
     assert "    cell 12 reads in.txt, which is no In\n" in shown
+    run("mlops-nb", "report", "make", "-o", "make.html", cwd=small)
+    assert "<li>cell 12 reads in.txt, which is no In" in (small / "make.html").read_text()
 
 
 def test_strict(small: Path, run: Run) -> None:
