@@ -1,5 +1,6 @@
 # `make repro` and `make test` are all that a newcomer needs; `make help` lists the rest.
 PYTHON ?= python3
+WORKERS ?= 2
 SHELL := /bin/sh
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 
@@ -14,7 +15,10 @@ repro: .venv/.installed data/digits.parquet ## install, pull the data, reproduce
 	@mlops-nb results
 
 test: .venv/.installed data/digits.parquet ## every check that CI runs
-	@python -m pytest
+	@failed=0; \
+	python -m pytest -m "not alone" --numprocesses $(WORKERS) --dist loadgroup || failed=$$?; \
+	python -m pytest -m alone || failed=$$?; \
+	exit $$failed
 
 lab: .venv/.installed data/digits.parquet ## open JupyterLab on the project
 	@mlops-nb kernel start --no-wait || true

@@ -14,6 +14,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from filelock import FileLock
+from hypothesis import settings
 from kernels import make_project, stop_server
 
 from mlops_nb import ledger
@@ -21,6 +23,9 @@ from mlops_nb.project import Project
 
 ROOT = Path(__file__).resolve().parent.parent
 Run = Callable[..., subprocess.CompletedProcess[str]]
+
+settings.register_profile("tests", deadline=None, derandomize=True)  # the same examples in every run, however slow
+settings.load_profile("tests")
 
 
 @pytest.hookimpl(hookwrapper=True)
@@ -118,13 +123,20 @@ def copy_project(target: Path, run: Run) -> Path:
 
 
 @pytest.fixture(scope="session")
-def reproduced(tmp_path_factory: pytest.TempPathFactory, run: Run) -> Path:
+def reproduced(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, run: Run) -> Path:
     """A clone in which the whole pipeline has run once and is committed; tests that change it copy it first"""
-    clone = copy_project(tmp_path_factory.mktemp("a path with spaces") / "the clone", run)
-    run("dvc", "pull", "-q", "data.dvc", cwd=clone)
-    run("dvc", "repro", cwd=clone)
-    commit(clone, run, "reproduced here")
-    return clone
+    folder = tmp_path_factory.getbasetemp()
+    if hasattr(request.config, "workerinput"):  # each worker copies the clone of whichever made it first
+        folder = folder.parent
+    made = folder / "reproduced" / "the clone"
+    with FileLock(folder / "reproduced.lock"):
+        if not made.exists():
+            clone = copy_project(folder / "being reproduced" / "the clone", run)
+            run("dvc", "pull", "-q", "data.dvc", cwd=clone)
+            run("dvc", "repro", cwd=clone)
+            commit(clone, run, "reproduced here")
+            clone.parent.rename(made.parent)
+    return Path(shutil.copytree(made, tmp_path_factory.mktemp("a path with spaces") / "the clone", symlinks=True))
 
 
 @pytest.fixture

@@ -23,6 +23,7 @@ from mlops_nb.provisioner import MAGICS, NAME, server_config
 
 linux = pytest.mark.skipif(sys.platform != "linux", reason="warm kernels need Linux")
 MAKE_FILE = "notebooks/1_make.ipynb"
+pytestmark = pytest.mark.xdist_group("lab")
 
 
 # %params
@@ -293,6 +294,7 @@ def test_a_save_of_a_broken_notebook(lab: Lab) -> None:
     assert "len('abc')" in (lab.root / MAKE_FILE).read_text(), "it is saved all the same"
 
 
+@pytest.mark.alone
 def test_saves_in_a_row(lab: Lab, run: Run) -> None:
     """The last one counts"""
     count = len(lab.log)

@@ -195,6 +195,7 @@ def test_works_from_a_folder_below(small: Path, run: Run) -> None:
     assert (small / "out/table.csv").exists()
 
 
+@pytest.mark.alone
 @pytest.mark.parametrize("arguments", [["--version"], ["--help"], ["run", "--help"]])
 def test_answers_at_once(arguments: list[str], tmp_path: Path, run: Run) -> None:
     seconds = []

@@ -20,7 +20,7 @@ from servers import OPTIONS, Session, jupyter
 if sys.platform != "linux":
     pytest.skip("warm kernels need Linux", allow_module_level=True)
 
-pytestmark = pytest.mark.usefixtures("warm")
+pytestmark = [pytest.mark.usefixtures("warm"), pytest.mark.xdist_group("clients")]
 
 SAY = f"{WARM}\nprint(' in', os.getcwd())"
 
@@ -136,6 +136,7 @@ def test_a_kernel_of_another_language(light: Path, run: Run, more: dict[str, str
     assert printed(tmp_path / "done.ipynb").strip() == "42"
 
 
+@pytest.mark.alone
 def test_the_notebook_on_disk_follows(light: Path, more: dict[str, str], tmp_path: Path) -> None:
     """While a cell runs it is at most a second behind, always valid, and one stream is one output"""
     code = "import time\nfor number in range(30):\n    print(number, flush=True)\n    time.sleep(0.1)"
@@ -184,16 +185,9 @@ def stranger(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The Python of an environment with Jupyter's parts, and without this package"""
     folder = tmp_path_factory.mktemp("stranger") / "environment"
     subprocess.run([sys.executable, "-m", "venv", folder], check=True)
-    words = [
-        "install",
-        "--quiet",
-        "--disable-pip-version-check",
-        "--constraint",
-        ROOT / "constraints.txt",
-        "ipykernel",
-        "nbconvert",
-    ]
-    subprocess.run([folder / "bin/python", "-m", "pip", *words], check=True, capture_output=True)
+    words = ["install", "--quiet", "--no-compile", "--disable-pip-version-check"]
+    packages = ["--constraint", ROOT / "constraints.txt", "ipykernel", "nbconvert"]
+    subprocess.run([folder / "bin/python", "-m", "pip", *words, *packages], check=True, capture_output=True)
     return folder / "bin/python"
 
 
@@ -282,6 +276,7 @@ def test_two_environments_on_one_project(stranger: Path, light: Path) -> None:
 # JupyterLab
 
 
+@pytest.mark.alone
 def test_jupyterlab(light: Path, more: dict[str, str], tmp_path: Path) -> None:
     """New, two at once, interrupt, restart in the middle of a cell, shut down: each within half a second"""
     with jupyter([sys.executable, "-m", "jupyterlab", *OPTIONS], light, more, tmp_path) as server:
@@ -315,6 +310,7 @@ def test_jupyterlab(light: Path, more: dict[str, str], tmp_path: Path) -> None:
             until(lambda: not alive(pid), 0.2)
 
 
+@pytest.mark.alone
 def test_make_lab_imports_at_once(more: dict[str, str], tmp_path: Path) -> None:
     """The first cell of a session of this project"""
     ready = ["-o", ".venv/.installed", "-o", "data/digits.parquet"]

@@ -13,7 +13,7 @@ from kernels import kernel
 if sys.platform != "linux":
     pytest.skip("warm kernels need Linux", allow_module_level=True)
 
-pytestmark = pytest.mark.usefixtures("warm")
+pytestmark = [pytest.mark.usefixtures("warm"), pytest.mark.xdist_group("heavy")]
 
 FACTS = """
 import asyncio, gc, json, locale, logging, os, resource, signal, sys, threading

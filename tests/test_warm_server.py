@@ -342,6 +342,7 @@ def test_limits_of_the_client_are_those_of_the_kernel(own: Path) -> None:
     assert done.stdout.strip() == "True (512, 1024) 0o77 3"
 
 
+@pytest.mark.xdist_group("heavy")
 def test_memory_of_a_waiting_kernel(heavy: Path) -> None:
     """With torch, Lightning, pandas and matplotlib imported"""
     with kernel(heavy) as started:
