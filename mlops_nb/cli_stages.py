@@ -54,6 +54,7 @@ def do_status(options: argparse.Namespace) -> None:
     from mlops_nb.errors import CheckFailed
     from mlops_nb.graph import stage_files, stage_name
     from mlops_nb.project import find_project
+    from mlops_nb.stage import sync
     from mlops_nb.status import as_json, status
 
     project = find_project()
@@ -72,6 +73,8 @@ def do_status(options: argparse.Namespace) -> None:
     if options.check and behind:
         remedy = "run mlops-nb repro, and commit dvc.lock with the notebooks"
         raise CheckFailed("dvc.lock is not up to date", place=", ".join(behind), remedy=remedy)
+    if options.check:
+        sync(project, check=True)
 
 
 def do_why(options: argparse.Namespace) -> None:

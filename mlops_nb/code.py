@@ -17,11 +17,14 @@ from .notebook import Cell, Notebook
 class _NormalForm(ast.NodeTransformer):
     def generic_visit(self, node: ast.AST) -> ast.AST:
         super().generic_visit(node)
-        bare_try = isinstance(node, ast.Try) and not node.handlers
+        for name in ("body", "orelse", "finalbody"):
+            block = getattr(node, name, None)
+            if isinstance(block, list):
+                setattr(node, name, [item for item in block if not isinstance(item, ast.Pass)])
         if getattr(node, "body", None) == [] and not isinstance(node, ast.Module):
             node.body = [ast.Pass()]  # type: ignore[attr-defined]
-        if bare_try and not node.finalbody:  # type: ignore[attr-defined]
-            node.finalbody = [ast.Pass()]  # type: ignore[attr-defined]
+        if isinstance(node, ast.Try) and not node.handlers and not node.finalbody:
+            node.finalbody = [ast.Pass()]
         return node
 
     def visit_Expr(self, node: ast.Expr) -> ast.AST | None:

@@ -34,20 +34,21 @@ class Source:
     lazy: bool = False
     tables: list[dict[str, str]] = field(default_factory=list)  # name to module
     all_names: list[str] = field(default_factory=list)  # of `__all__`
+    defined: list[str] = field(default_factory=list)  # names of a lazy package that are there from the start
 
     def as_json(self) -> Any:
         "For the cache"
         named = [[item.module, sorted(item.names) if item.names is not None else None, item.plain]
                  for item in self.uses.imports]  # fmt: skip
         found = [named, self.uses.files, self.uses.folders, self.uses.unclear]
-        return [self.text, found, self.lazy, self.tables, self.all_names]
+        return [self.text, found, self.lazy, self.tables, self.all_names, self.defined]
 
 
 def source_from_json(values: Any) -> Source:
     "What `as_json` made"
-    text, (named, files, folders, unclear), lazy, tables, all_names = values
+    text, (named, files, folders, unclear), *rest = values
     items = [Import(module, None if names is None else frozenset(names), plain) for module, names, plain in named]
-    return Source(text, Uses(items, files, folders, [(line, what) for line, what in unclear]), lazy, tables, all_names)
+    return Source(text, Uses(items, files, folders, [(line, what) for line, what in unclear]), *rest)
 
 
 def module_tree(data: bytes, file: str) -> ast.Module:
@@ -77,12 +78,13 @@ def module_source(data: bytes, file: str, package: str = "") -> Source:
     if not file.endswith(".py"):
         return Source(hashlib.sha256(data).hexdigest() + "\n", Uses())
     tree = module_tree(data, file)
-    lazy = any(isinstance(node, ast.FunctionDef) and node.name == "__getattr__" for node in tree.body)
+    defined = {*_defined(tree)}
+    lazy = "__getattr__" in defined
     tables = [*_tables(tree)] if lazy else []
     named = uses(tree, package)
     if tables:  # they say what `__getattr__` computes
         named.unclear = []
-    return Source(normal_form(tree), named, lazy, tables, _all_names(tree))
+    return Source(normal_form(tree), named, lazy, tables, _all_names(tree), sorted(defined) if lazy else [])
 
 
 def module_text(
@@ -112,11 +114,36 @@ def notebook_source(notebook: Notebook) -> Source:
 
 
 def _all_names(tree: ast.Module) -> list[str]:
+    "What `__all__` lists, in every way in which modules write it"
+    found = []
     for node in tree.body:
+        if any(isinstance(item, ast.Name) and item.id == "__all__" for item in ast.walk(node)):
+            texts = [item.value for item in ast.walk(node) if isinstance(item, ast.Constant)]
+            found += [text for text in texts if isinstance(text, str) and text.isidentifier()]
+    return found
+
+
+def _outside_classes(tree: ast.Module) -> Iterator[ast.stmt]:
+    "The statements of a module, those under conditions included, not those of its functions and classes"
+    todo = [*tree.body]
+    while todo:
+        node = todo.pop(0)
+        yield node
+        if not isinstance(node, ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
+            todo += [item for item in ast.walk(node) if isinstance(item, ast.stmt) and item is not node]
+
+
+def _defined(tree: ast.Module) -> Iterator[str]:
+    "The names that a module has by itself"
+    for node in _outside_classes(tree):
         match node:
-            case ast.Assign(targets=[ast.Name(id="__all__")], value=ast.List(elts=items) | ast.Tuple(elts=items)):
-                return [item.value for item in items if isinstance(item, ast.Constant) and isinstance(item.value, str)]
-    return []
+            case ast.FunctionDef(name=name) | ast.AsyncFunctionDef(name=name) | ast.ClassDef(name=name):
+                yield name
+            case ast.Import(names=aliases) | ast.ImportFrom(names=aliases):
+                yield from (alias.asname or alias.name.partition(".")[0] for alias in aliases)
+            case ast.Assign() | ast.AnnAssign() | ast.AugAssign():
+                stored = (item for item in ast.walk(node) if isinstance(item, ast.Name))
+                yield from (item.id for item in stored if isinstance(item.ctx, ast.Store))
 
 
 def _tables(tree: ast.Module) -> Iterator[dict[str, str]]:
@@ -307,9 +334,12 @@ class Modules:
         table = self._table(source, package)
         wanted = frozenset(table) if names is None else names & frozenset(table)
         more += [(table[name], None) for name in sorted(wanted)]
-        others = names is None or any(not self.locate(f"{package}.{name}")[0] for name in names - table.keys())
-        if not table and others:  # it finds its names in a way of its own: any module may be meant
-            more += [(f"{package}.{file.stem}", None) for file in sorted({*path.parent.glob("*.py")} - {path})]
+        unknown = {*(names or ())} - {*table, *source.defined}
+        others = (names is None and not table) or any(not self.locate(f"{package}.{name}")[0] for name in unknown)
+        if others:  # it finds its names in a way of its own: any module may be meant
+            files = sorted({*path.parent.rglob("*.py")} - {path})
+            dotted = [".".join(file.relative_to(path.parent).with_suffix("").parts) for file in files]
+            more += [(f"{package}.{name.removesuffix('.__init__')}", None) for name in dotted]
         return _Loaded(path, source, wanted, more)
 
     def _table(self, source: Source, package: str) -> dict[str, str]:
@@ -349,13 +379,16 @@ class _Search:
         self.seen: set[tuple[Import, Folders]] = set()
         self.loads: set[tuple[Load, Folders]] = set()
         self.used: dict[Path, set[str] | None] = {}
+        self.folders: list[Path] = []
         self.found = Closure()
 
     def follow(self, source: Source, file: str, first: Folders, unit: str = "line") -> None:
         "Everything that some code names"
         root = self.modules.root
         self.found.unclear += [f"{file}: {unit} {line}: {what}" for line, what in source.uses.unclear]
-        first = (*first, *(folder for name in source.uses.folders if (folder := root / name).is_dir()))
+        folders = [folder for name in source.uses.folders if (folder := (root / name).resolve()).is_dir()]
+        self.folders += folders
+        first = tuple(dict.fromkeys((*first, *folders)))
         for item in source.uses.imports:
             self.visit(item, first)
         for name in source.uses.files:
@@ -416,9 +449,13 @@ def follow(
     unit: str = "cell",  # what it is counted in
 ) -> Closure:
     "The project modules and the packages that some code uses, directly or not"
-    search = _Search(modules)
-    search.follow(source, file, (), unit)
-    return search.closure()
+    added: Folders = ()
+    while True:  # a module that adds a folder to `sys.path` adds it for all
+        search = _Search(modules)
+        search.follow(source, file, added, unit)
+        if {*search.folders} <= {*added}:
+            return search.closure()
+        added = tuple(dict.fromkeys((*added, *search.folders)))
 
 
 def closure(

@@ -13,6 +13,7 @@ from typing import Any
 
 from .cache import read_yaml
 from .changes import Change, compare
+from .errors import StageError
 from .fingerprint import kept_sources, sources_of
 from .graph import Stage, overlap, parameter_values, pointed_at, stage_name, tracked_by
 from .hashes import Hashes, digest
@@ -69,7 +70,7 @@ class Survey:
 
     def __init__(self, project: Project, committed: bool = False):
         self.project, self.committed, self.plan = project, committed, make_plan(project)
-        self.entries = read_yaml(project, project.root / "dvc.lock").get("stages") or {}
+        self.entries = _sound(read_yaml(project, project.root / "dvc.lock").get("stages") or {})
         self.stages = read_yaml(project, project.root / "dvc.yaml").get("stages") or {}
         self.bytes = _Bytes(project, self.entries, committed)
         self.latest = {} if committed else Ledger(project).latest()
@@ -175,6 +176,18 @@ def changed_params(plan: Plan, stage: Stage, entry: Mapping[str, Any]) -> list[s
 def _differ(one: Any, two: Any) -> bool:
     "Do two values differ? NaN, which equals nothing, is itself here"
     return bool(one != two) and json.dumps(one, default=str) != json.dumps(two, default=str)
+
+
+def _sound(entries: Any) -> dict[str, Any]:
+    "The stages of dvc.lock; StageError when they are none"
+    for name, entry in entries.items() if isinstance(entries, dict) else [("stages", entries)]:
+        items = [entry.get("deps") or [], entry.get("outs") or []] if isinstance(entry, dict) else [None]
+        sound = [isinstance(item, dict) and "path" in item for part in items if isinstance(part, list) for item in part]
+        if not all(isinstance(part, list) for part in items) or not all(sound):
+            wish, seen = "what DVC writes", repr(entry)[:80]
+            remedy = "restore it from git, or remove it and run mlops-nb repro"
+            raise StageError("damaged", file="dvc.lock", place=str(name), expected=wish, seen=seen, remedy=remedy)
+    return dict(entries)
 
 
 def read_lock_entries(text: str) -> dict[str, Any]:

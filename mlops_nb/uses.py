@@ -49,6 +49,9 @@ def uses(tree: ast.AST, package: str = "") -> Uses:
                 found.imports.append(Import(base, None if "*" in taken else taken))
             case ast.Call(func=func):
                 _call(_dotted(func, names), node, package, found)
+            case ast.Assign(targets=[target], value=value) | ast.AugAssign(target=target, value=value):
+                if _dotted(target.value if isinstance(target, ast.Subscript) else target, names) == "sys.path":
+                    _add_folders(value, node, found)
             case ast.Constant(value=str(text)) if id(node) not in explains:
                 found.files += SCRIPT.findall(text)
     return found
@@ -109,9 +112,38 @@ def _call(called: str, node: ast.Call, package: str, found: Uses) -> None:
             _run(_literal(first), node, found, as_module=kind == "run_module")
         case ["os", "system" | "popen"] | ["subprocess", _]:
             _shell(_command(first), node.lineno, found)
-        case ["sys", "path", "append" | "insert"] | ["site", "addsitedir"]:
-            folder = _literal(node.args[-1]) if node.args else None
-            found.folders += [folder] if folder else []
+        case ["sys", "path", "append" | "insert" | "extend"] | ["site", "addsitedir"]:
+            _add_folders(node.args[-1] if node.args else None, node, found)
+
+
+def _add_folders(value: ast.AST | None, node: ast.expr | ast.stmt, found: Uses) -> None:
+    "Folders that are added to `sys.path`, one or a list"
+    items = value.elts if isinstance(value, ast.List | ast.Tuple) else [value]
+    for item in items:
+        folder = _path(item)
+        if folder is not None:
+            found.folders.append(folder)
+        elif not (isinstance(item, ast.Starred) or ast.unparse(item or node) == "sys.path"):
+            found.unclear.append((node.lineno, ast.unparse(node)))
+
+
+def _path(node: ast.AST | None) -> str | None:
+    "A path that is put together from what stands there, relative to the project; None for any other"
+    match node:
+        case ast.Call(func=func, args=args):
+            match _dotted(func, {}).split("."):
+                case [*_, "getcwd" | "cwd"]:
+                    return "."
+                case [*_, "str" | "fspath" | "abspath" | "realpath" | "Path" | "PurePath" | "join" | "normpath"]:
+                    parts = [_path(item) for item in args]
+                    return None if None in parts else "/".join(part or "" for part in parts)
+            if isinstance(func, ast.Attribute) and func.attr in ("resolve", "absolute", "as_posix"):
+                return _path(func.value)
+            return None
+        case ast.BinOp(left=left, op=ast.Div(), right=right):
+            parts = [_path(left), _path(right)]
+            return None if None in parts else "/".join(part or "" for part in parts)
+    return _literal(node)
 
 
 FIRST = ("name", "args", "path_name", "mod_name", "command", "cmd")  # what a first argument may be called
