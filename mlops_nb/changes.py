@@ -92,6 +92,8 @@ def _modules(old: Mapping[str, str], new: Mapping[str, str], before: Sources, no
 
 def _definitions(path: str, old: str, new: str) -> Iterator[Change]:
     before, now = _named(old), _named(new)
+    if before == now:
+        yield Change(f"the order of what {path} defines", _diff(old, new))
     module = path.removesuffix(".py").rpartition("/")[2]
     for name in {**before, **now}:
         if before.get(name) == now.get(name):
@@ -112,12 +114,13 @@ def _named(text: str) -> dict[str, str]:
     for node in body:
         match node:
             case ast.FunctionDef(name=name) | ast.AsyncFunctionDef(name=name):
-                found[name] = ast.unparse(node)
+                found[name] = found.get(name, "") + ast.unparse(node)
             case ast.ClassDef(name=name):
                 inner = [item for item in node.body if isinstance(item, ast.FunctionDef | ast.AsyncFunctionDef)]
-                found |= {f"{name}.{item.name}": ast.unparse(item) for item in inner}
+                for item in inner:  # a property has a getter and a setter of one name
+                    found[f"{name}.{item.name}"] = found.get(f"{name}.{item.name}", "") + ast.unparse(item) + "\n"
                 node.body = [item for item in node.body if item not in inner] or [ast.Pass()]
-                found[name] = ast.unparse(node)
+                found[name] = found.get(name, "") + ast.unparse(node)
             case _:
                 rest.append(ast.unparse(node))
     return found | {"": "\n".join(rest)}

@@ -27,8 +27,11 @@ class _NormalForm(ast.NodeTransformer):
             node.finalbody = [ast.Pass()]
         return node
 
+    def __init__(self, explains: bool):
+        self.explains = explains  # the code reads its own docstrings
+
     def visit_Expr(self, node: ast.Expr) -> ast.AST | None:
-        if isinstance(node.value, ast.Constant) and isinstance(node.value.value, str):
+        if not self.explains and isinstance(node.value, ast.Constant) and isinstance(node.value.value, str):
             return None  # a docstring, or a text that explains
         return self.generic_visit(node)
 
@@ -84,14 +87,18 @@ def parse(source: str) -> ast.Module:
 
 def normal_form(tree: ast.Module) -> str:
     "Source of a syntax tree, the same for every formatting of it and in every version of Python"
-    body = _NormalForm().visit(ast.Module([*tree.body], []))
+    names = (node.id if isinstance(node, ast.Name) else getattr(node, "attr", "") for node in ast.walk(tree))
+    body = _NormalForm("__doc__" in names).visit(ast.Module([*tree.body], []))
     return ast.unparse(ast.fix_missing_locations(body)) + "\n" if body.body else ""
 
 # %% ../nbs/04_code.ipynb #bf67737c
-def notebook_cells(notebook: Notebook) -> Iterator[tuple[Cell, ast.Module]]:
+def notebook_cells(
+    notebook: Notebook,
+    whole: bool = False,  # all of them, as `%run` runs them
+) -> Iterator[tuple[Cell, ast.Module]]:
     "The code cells that decide something, each with its syntax tree"
     for cell in notebook.code:
-        if not {"parameters", "skip-execution"} & {*cell.tags}:
+        if whole or not {"parameters", "skip-execution"} & {*cell.tags}:
             try:
                 yield cell, cell_tree(cell.source)
             except SyntaxError as error:
@@ -101,10 +108,10 @@ def notebook_cells(notebook: Notebook) -> Iterator[tuple[Cell, ast.Module]]:
                 raise NotebookError("not Python", file=notebook.file, place=place, seen=seen) from error
 
 
-def notebook_tree(notebook: Notebook) -> ast.Module:
+def notebook_tree(notebook: Notebook, whole: bool = False) -> ast.Module:
     "The syntax tree of all code cells but the parameters cell"
     body: list[ast.stmt] = []
-    for cell, tree in notebook_cells(notebook):
+    for cell, tree in notebook_cells(notebook, whole):
         found = tree.body
         if found and "raises-exception" in cell.tags:  # the notebook goes on after it
             handler = ast.ExceptHandler(ast.Name("BaseException", ast.Load()), None, [ast.Pass()])

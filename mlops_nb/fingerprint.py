@@ -22,6 +22,7 @@ from .graph import Stage
 from .hashes import digest
 from .imports import Closure, Modules, follow, notebook_source, source_from_json
 from .locks import LOCKS, read_distributions, read_lock
+from .notebook import read_notebook
 from .project import Project, read_text, write_text
 
 # %% ../nbs/09a_fingerprint.ipynb #e72e8204
@@ -73,8 +74,8 @@ class Fingerprints:
         "What decides the result of a stage; NotebookError, also for a module, when it is not Python"
         notebook, path = stage.notebook, self.project.root / stage.notebook.file
 
-        def compute() -> Any:
-            return notebook_source(notebook).as_json()
+        def compute() -> Any:  # from the file as it is now, whose stamp the cache has
+            return notebook_source(read_notebook(path, notebook.file) if self.cache else notebook).as_json()
 
         source = source_from_json(self.cache.of(path, compute, "stage") if self.cache else compute())
         closure = follow(source, self.modules, notebook.file)

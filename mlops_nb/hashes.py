@@ -8,7 +8,9 @@ __all__ = ['md5', 'files_in', 'folder_md5', 'digest', 'Hashes']
 # %% ../nbs/05a_hashes.ipynb #cd31cd0b
 import hashlib
 import json
+from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 from .cache import Cache
 from .project import Project
@@ -48,14 +50,32 @@ class Hashes:
     "Hashes of files, remembered while the files stay as they are; use it as a context for many"
 
     def __init__(self, project: Project):
-        self.cache, self.depth = Cache(project, "md5"), 0
+        self.cache, self.root, self.depth = Cache(project, "md5"), project.root, 0
 
     def md5(self, path: Path) -> str | None:
         "The hash that DVC gives a file or folder; None when it is not there"
         with self:
             if path.is_dir():
-                return folder_md5({name: self._of(path / name) for name in files_in(path)})
+                return folder_md5({name: self._of(path / name) for name in files_in(path) if self.counts(path / name)})
             return self._of(path) if path.is_file() else None
+
+    def counts(self, path: Path) -> bool:
+        "Does DVC see this file in a folder? Not what `.dvcignore` names"
+        parts = path.relative_to(self.root).parts if path.is_relative_to(self.root) else path.parts
+        if not {".git", ".hg", ".dvc"}.isdisjoint(parts):
+            return False
+        return self.ignored is None or not self.ignored.match_file("/".join(parts))
+
+    @cached_property
+    def ignored(self) -> Any:
+        "The rules of `.dvcignore`; None when there are none"
+        file = self.root / ".dvcignore"
+        lines = file.read_text(encoding="utf-8").splitlines() if file.is_file() else []
+        if not any(line.strip() and not line.startswith("#") for line in lines):
+            return None
+        from pathspec import GitIgnoreSpec
+
+        return GitIgnoreSpec.from_lines(lines)
 
     def _of(self, path: Path) -> str:
         return str(self.cache.of(path, lambda: _read(path)))

@@ -13,7 +13,8 @@ import io
 import re
 import sys
 import tokenize
-from collections.abc import Collection, Iterator
+from collections import deque
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -40,15 +41,16 @@ class Source:
         "For the cache"
         named = [[item.module, sorted(item.names) if item.names is not None else None, item.plain]
                  for item in self.uses.imports]  # fmt: skip
-        found = [named, self.uses.files, self.uses.folders, self.uses.unclear]
+        found = [named, self.uses.files, self.uses.mentions, self.uses.folders, self.uses.unclear]
         return [self.text, found, self.lazy, self.tables, self.all_names, self.defined]
 
 
 def source_from_json(values: Any) -> Source:
     "What `as_json` made"
-    text, (named, files, folders, unclear), *rest = values
+    text, (named, files, mentions, folders, unclear), *rest = values
     items = [Import(module, None if names is None else frozenset(names), plain) for module, names, plain in named]
-    return Source(text, Uses(items, files, folders, [(line, what) for line, what in unclear]), *rest)
+    pairs: list[Any] = [[tuple(pair) for pair in group] for group in (files, folders, unclear)]
+    return Source(text, Uses(items, pairs[0], mentions, *pairs[1:]), *rest)
 
 
 def module_tree(data: bytes, file: str) -> ast.Module:
@@ -83,7 +85,9 @@ def module_source(data: bytes, file: str, package: str = "") -> Source:
     tables = [*_tables(tree)] if lazy else []
     named = uses(tree, package)
     if tables:  # they say what `__getattr__` computes
-        named.unclear = []
+        inside = [node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef) and node.name == "__getattr__"]
+        spans = [(node.lineno, node.end_lineno or node.lineno) for node in inside]
+        named.unclear = [item for item in named.unclear if not any(start <= item[0] <= stop for start, stop in spans)]
     return Source(normal_form(tree), named, lazy, tables, _all_names(tree), sorted(defined) if lazy else [])
 
 
@@ -94,23 +98,27 @@ def module_text(
 ) -> str:
     "The bytes of a module as normalised text, which is what a fingerprint hashes"
     if file.endswith(".ipynb"):
-        return notebook_source(parse_notebook(data, file)).text
+        return notebook_source(parse_notebook(data, file), whole=True).text
     if not file.endswith(".py"):
         return module_source(data, file).text
     tree = module_tree(data, file)
     return normal_form(tree if names is None else _keep_names(tree, names))
 
 
-def notebook_source(notebook: Notebook) -> Source:
-    "Read a notebook; the line of what is unclear is the number of the cell"
+def notebook_source(
+    notebook: Notebook,
+    whole: bool = False,  # with the parameters cell, as `%run` runs it
+) -> Source:
+    "Read a notebook; the line of what it names is the number of the cell"
     found = Uses()
-    for cell, tree in notebook_cells(notebook):
+    for cell, tree in notebook_cells(notebook, whole):
         one = uses(strip_type_checking(tree))
         found.imports += one.imports
-        found.files += one.files
+        found.files += [(cell.number, name) for _, name in one.files]
+        found.mentions += one.mentions
         found.folders += one.folders
         found.unclear += [(cell.number, what) for _, what in one.unclear]
-    return Source(normal_form(notebook_tree(notebook)), found)
+    return Source(normal_form(notebook_tree(notebook, whole)), found)
 
 
 def _all_names(tree: ast.Module) -> list[str]:
@@ -207,7 +215,7 @@ REMOVED = frozenset(  # modules that were in the standard library of some Python
 )
 FRAMEWORK = Path(__file__).resolve().parent.parent if "__file__" in globals() else Path()
 Load = tuple[str, frozenset[str] | None]  # a module, and the names that are taken from it
-Folders = tuple[Path, ...]  # where modules are looked for before the project's own folders
+Folders = tuple[Path, ...]  # where modules are looked for, in order
 
 
 class Modules:
@@ -220,7 +228,7 @@ class Modules:
         cache: Cache | None = None,
         pinned: Collection[str] = (),  # import names of packages that the lock pins
     ):
-        self.root, self.sources, self.cache, self.pinned = root, sources, cache, pinned
+        self.root, self.roots, self.cache, self.pinned = root, tuple(sources), cache, pinned
         self.framework = [] if root == FRAMEWORK or FRAMEWORK in sources else [FRAMEWORK]
         self.places: dict[tuple[str, Folders], tuple[Path | None, str]] = {}
         self.folders: dict[tuple[str, Folders], bool] = {}
@@ -231,18 +239,19 @@ class Modules:
         self.loads: dict[tuple[Import, Folders], tuple[str, list[Load]]] = {}
         self.loaded: dict[tuple[Load, Folders], _Loaded | None] = {}
 
-    def locate(self, module: str, first: Folders = ()) -> tuple[Path | None, str]:
+    def locate(self, module: str, roots: Folders | None = None) -> tuple[Path | None, str]:
         "The file of a module, and the package that its relative imports start from"
-        if (module, first) not in self.places:
-            self.places[module, first] = self._locate(module, first)
-        return self.places[module, first]
+        roots = self.roots if roots is None else roots
+        if (module, roots) not in self.places:
+            self.places[module, roots] = self._locate(module, roots)
+        return self.places[module, roots]
 
-    def _locate(self, module: str, first: Folders) -> tuple[Path | None, str]:
+    def _locate(self, module: str, roots: Folders) -> tuple[Path | None, str]:
         parts = module.split(".")
         if not all(part.isidentifier() for part in parts):
             return None, ""
         ours = self.framework if parts[0] == "mlops_nb" else []
-        for source in [*first, *self.sources, *ours]:
+        for source in [*roots, *ours]:
             path = source.joinpath(*parts)
             if (path / "__init__.py").is_file():
                 return path / "__init__.py", module
@@ -250,12 +259,13 @@ class Modules:
                 return path.with_suffix(".py"), module.rpartition(".")[0]
         return None, ""
 
-    def has_folder(self, name: str, first: Folders) -> bool:
+    def has_folder(self, name: str, roots: Folders) -> bool:
         "Is there a folder of this name with Python in it?"
-        if (name, first) not in self.folders:
-            found = [source / name for source in [*first, *self.sources] if (source / name).is_dir()]
-            self.folders[name, first] = any(next(folder.rglob("*.py"), None) for folder in found)
-        return self.folders[name, first]
+        if (name, roots) not in self.folders:
+            found = [root / name for root in roots if name.isidentifier() and (root / name).is_dir()]
+            shapes = ("*.py", "*/*.py", "*/*/*.py")  # a folder of data may be large
+            self.folders[name, roots] = any(next(folder.glob(shape), None) for folder in found for shape in shapes)
+        return self.folders[name, roots]
 
     def source(self, path: Path, package: str = "") -> Source:
         "The code of a file, as an import or a run of it sees it"
@@ -264,7 +274,7 @@ class Modules:
 
             def compute() -> Any:
                 if path.suffix == ".ipynb":
-                    return notebook_source(read_notebook(path, file)).as_json()
+                    return notebook_source(read_notebook(path, file), whole=True).as_json()
                 return module_source(path.read_bytes(), file, package).as_json()
 
             values = self.cache.of(path, compute, f"as {package}") if self.cache else compute()
@@ -297,17 +307,17 @@ class Modules:
             self.hashes[text] = hashlib.sha256(text.encode()).hexdigest()[:16]
         return self.hashes[text]
 
-    def needs(self, item: Import, first: Folders) -> tuple[str, list[Load]]:
+    def needs(self, item: Import, roots: Folders) -> tuple[str, list[Load]]:
         "The package that an import means, if any, and the modules of the project that it loads"
-        if (item, first) not in self.loads:
-            self.loads[item, first] = self._needs(item, first)
-        return self.loads[item, first]
+        if (item, roots) not in self.loads:
+            self.loads[item, roots] = self._needs(item, roots)
+        return self.loads[item, roots]
 
-    def _needs(self, item: Import, first: Folders) -> tuple[str, list[Load]]:
+    def _needs(self, item: Import, roots: Folders) -> tuple[str, list[Load]]:
         top = item.module.partition(".")[0]
-        path, _ = self.locate(top, first)
+        path, _ = self.locate(top, roots)
         foreign = "" if top in sys.stdlib_module_names | REMOVED else top
-        namespace = path is None and self.has_folder(top, first)
+        namespace = path is None and self.has_folder(top, roots)
         if path is None and not namespace:
             return foreign, []
         package = foreign if (namespace and top in self.pinned) or (path and not path.is_relative_to(self.root)) else ""
@@ -316,11 +326,11 @@ class Modules:
         below = [(f"{item.module}.{name}", None) for name in item.names or ()]  # `from package import module`
         return package, [*above, (item.module, item.names), *below]
 
-    def load(self, module: str, names: frozenset[str] | None, first: Folders) -> "_Loaded | None":
+    def load(self, module: str, names: frozenset[str] | None, roots: Folders) -> "_Loaded | None":
         "A module, and what loading it loads; None when the project has none of this name"
-        key = ((module, names), first)
+        key = ((module, names), roots)
         if key not in self.loaded:
-            path, package = self.locate(module, first)
+            path, package = self.locate(module, roots)
             self.loaded[key] = None if path is None else self._load(path, package, names)
         return self.loaded[key]
 
@@ -374,67 +384,88 @@ class Closure:
 
 
 class _Search:
+    "Follows what code names, step by step"
+
     def __init__(self, modules: Modules):
         self.modules = modules
-        self.seen: set[tuple[Import, Folders]] = set()
-        self.loads: set[tuple[Load, Folders]] = set()
+        self.todo: deque[tuple[Any, ...]] = deque()
+        self.done: set[Any] = set()
         self.used: dict[Path, set[str] | None] = {}
-        self.folders: list[Path] = []
+        self.added: list[tuple[Path, bool]] = []
         self.found = Closure()
 
-    def follow(self, source: Source, file: str, first: Folders, unit: str = "line") -> None:
-        "Everything that some code names"
-        root = self.modules.root
-        self.found.unclear += [f"{file}: {unit} {line}: {what}" for line, what in source.uses.unclear]
-        folders = [folder for name in source.uses.folders if (folder := (root / name).resolve()).is_dir()]
-        self.folders += folders
-        first = tuple(dict.fromkeys((*first, *folders)))
-        for item in source.uses.imports:
-            self.visit(item, first)
-        for name in source.uses.files:
-            self.run(name, first)
+    def once(self, step: Callable[..., None], *what: Any) -> None:
+        "Do a step later, if it was not asked for already"
+        key = (step.__name__, *what)
+        if key not in self.done:
+            self.done.add(key)
+            self.todo.append((step, *what))
 
-    def visit(self, item: Import, first: Folders) -> None:
-        if (item, first) in self.seen:
-            return
-        self.seen.add((item, first))
-        package, loads = self.modules.needs(item, first)
+    def code(self, source: Source, file: str, roots: Folders, unit: str = "line") -> None:
+        "Everything that some code names"
+        self.found.unclear += [f"{file}: {unit} {line}: {what}" for line, what in source.uses.unclear]
+        for name, last in source.uses.folders:
+            folder = (self.modules.root / name).resolve()
+            if folder.is_dir():
+                self.added.append((folder, last))
+        for item in source.uses.imports:
+            self.once(self.visit, item, roots)
+        for line, name in source.uses.files:
+            self.run(name, roots, f"{file}: {unit} {line}: {name}")
+        for name in source.uses.mentions:
+            self.run(name, roots)
+
+    def visit(self, item: Import, roots: Folders) -> None:
+        "An import"
+        package, loads = self.modules.needs(item, roots)
         if package:
             self.found.packages.add(package)
             self.found.foreign.append(item)
         for load in loads:
-            self.load(load, first)
+            self.once(self.load, load, roots)
 
-    def load(self, load: Load, first: Folders) -> None:
-        if (load, first) in self.loads:
-            return
-        self.loads.add((load, first))
-        loaded = self.modules.load(*load, first)
+    def load(self, load: Load, roots: Folders) -> None:
+        "A module"
+        loaded = self.modules.load(*load, roots)
         if loaded is None:
             return
-        known = loaded.path in self.used
-        before = self.used.get(loaded.path) or set()
-        self.used[loaded.path] = None if loaded.used is None else before | loaded.used
+        path = loaded.path
+        whole = loaded.used is None or self.used.get(path, set()) is None
+        self.used[path] = None if whole else {*(self.used.get(path) or ()), *(loaded.used or ())}
         for one in loaded.more:
-            self.load(one, first)
-        if not known:
-            self.follow(loaded.source, self.modules.file(loaded.path), first)
+            self.once(self.load, one, roots)
+        self.once(self.read, path, roots)
 
-    def run(self, name: str, first: Folders) -> None:
+    def read(self, path: Path, roots: Folders) -> None:
+        "The code of a module"
+        self.code(self.modules.read[path], self.modules.file(path), roots)
+
+    def run(self, name: str, roots: Folders, place: str = "") -> None:
         "A script or a notebook, from whose folder Python imports first"
-        path = (self.modules.root / name).resolve()
-        if path.is_file() and not path.is_relative_to(self.modules.root):
-            self.found.unclear.append(f"{name}, which is outside the project,")
-        if not path.is_relative_to(self.modules.root) or not path.is_file() or path in self.used:
+        try:
+            paths = [(self.modules.root / text).resolve() for text in (name, f"{name}.py")]
+            path = next((path for path in paths if path.is_file()), None)
+        except (OSError, ValueError):  # no name that a file can have
+            path = None
+        if path is None or not path.is_relative_to(self.modules.root):
+            self.found.unclear += [f"{place}, which is not a file of the project,"] if place else []
             return
         self.used[path] = None
+        self.once(self.execute, path, (path.parent, *roots))
+
+    def execute(self, path: Path, roots: Folders) -> None:
+        "The code of a file that is run"
         unit = "cell" if path.suffix == ".ipynb" else "line"
-        self.follow(self.modules.source(path), self.modules.file(path), (path.parent, *first), unit)
+        self.code(self.modules.source(path), self.modules.file(path), roots, unit)
 
     def closure(self) -> Closure:
+        "What was found"
+        while self.todo:
+            step, *what = self.todo.popleft()
+            step(*what)
         found = self.found
         for file, path in sorted((self.modules.file(path), path) for path in self.used):
-            if not path.is_absolute() or file != path.as_posix():  # of the project
+            if path.is_relative_to(self.modules.root):
                 used = self.used[path]
                 names = None if used is None else frozenset(used)
                 found.texts[file], found.names[file] = self.modules.text(path, names), names
@@ -449,13 +480,16 @@ def follow(
     unit: str = "cell",  # what it is counted in
 ) -> Closure:
     "The project modules and the packages that some code uses, directly or not"
-    added: Folders = ()
+    roots = modules.roots
     while True:  # a module that adds a folder to `sys.path` adds it for all
         search = _Search(modules)
-        search.follow(source, file, added, unit)
-        if {*search.folders} <= {*added}:
-            return search.closure()
-        added = tuple(dict.fromkeys((*added, *search.folders)))
+        search.code(source, file, roots, unit)
+        found = search.closure()
+        first = [folder for folder, last in search.added if not last and folder not in roots]
+        after = [folder for folder, last in search.added if last and folder not in roots]
+        if not first and not after:
+            return found
+        roots = tuple(dict.fromkeys((*first, *roots, *after)))
 
 
 def closure(

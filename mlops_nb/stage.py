@@ -21,7 +21,16 @@ from typing import Any
 from .cache import read_yaml
 from .errors import CheckFailed, MlopsError, StageError
 from .fingerprint import CODE, NAMES, Fingerprints, StageCode, code_cache
-from .graph import Stage, check_graph, check_params, notebook_cache, read_stages, stage_name
+from mlops_nb.graph import (
+    UNREADABLE,
+    Stage,
+    as_ours,
+    check_graph,
+    check_params,
+    notebook_cache,
+    read_stages,
+    stage_name,
+)  # fmt: skip
 from .outputs import dvc_process, keep
 from .params import Params, add_params, read_params
 from .project import Project, read_text, write_text, yaml_document, yaml_values
@@ -252,8 +261,8 @@ def _codes(
     for name, stage in stages.items():
         try:
             codes[name] = fingerprints.of(stage)
-        except MlopsError as error:
-            broken[stage.notebook.file] = error
+        except UNREADABLE as error:
+            broken[stage.notebook.file] = as_ours(error, stage.notebook.file)
     return codes
 
 

@@ -30,8 +30,9 @@ class Uses:
     "What some code names"
 
     imports: list[Import] = field(default_factory=list)
-    files: list[str] = field(default_factory=list)  # that it runs, relative to the project
-    folders: list[str] = field(default_factory=list)  # that it adds to `sys.path`
+    files: list[tuple[int, str]] = field(default_factory=list)  # line, and what is run there
+    mentions: list[str] = field(default_factory=list)  # scripts that a text names, which may be run or read
+    folders: list[tuple[str, bool]] = field(default_factory=list)  # added to `sys.path`, and whether at its end
     unclear: list[tuple[int, str]] = field(default_factory=list)  # line, and what cannot be followed from there
 
 
@@ -51,9 +52,9 @@ def uses(tree: ast.AST, package: str = "") -> Uses:
                 _call(_dotted(func, names), node, package, found)
             case ast.Assign(targets=[target], value=value) | ast.AugAssign(target=target, value=value):
                 if _dotted(target.value if isinstance(target, ast.Subscript) else target, names) == "sys.path":
-                    _add_folders(value, node, found)
+                    _add_folders(value, node, found, last=isinstance(node, ast.AugAssign))
             case ast.Constant(value=str(text)) if id(node) not in explains:
-                found.files += SCRIPT.findall(text)
+                found.mentions += SCRIPT.findall(text)
     return found
 
 
@@ -112,17 +113,19 @@ def _call(called: str, node: ast.Call, package: str, found: Uses) -> None:
             _run(_literal(first), node, found, as_module=kind == "run_module")
         case ["os", "system" | "popen"] | ["subprocess", _]:
             _shell(_command(first), node.lineno, found)
-        case ["sys", "path", "append" | "insert" | "extend"] | ["site", "addsitedir"]:
-            _add_folders(node.args[-1] if node.args else None, node, found)
+        case ["sys", "path", "append" | "insert" | "extend" as how] | ["site", "addsitedir" as how]:
+            _add_folders(node.args[-1] if node.args else None, node, found, last=how != "insert")
+        case [*_, "extension_manager", "load_extension"]:
+            found.imports += [Import(name, None) for name in [_literal(first)] if name and name not in OWN]
 
 
-def _add_folders(value: ast.AST | None, node: ast.expr | ast.stmt, found: Uses) -> None:
+def _add_folders(value: ast.AST | None, node: ast.expr | ast.stmt, found: Uses, last: bool) -> None:
     "Folders that are added to `sys.path`, one or a list"
     items = value.elts if isinstance(value, ast.List | ast.Tuple) else [value]
     for item in items:
         folder = _path(item)
         if folder is not None:
-            found.folders.append(folder)
+            found.folders.append((folder, last))
         elif not (isinstance(item, ast.Starred) or ast.unparse(item or node) == "sys.path"):
             found.unclear.append((node.lineno, ast.unparse(node)))
 
@@ -193,7 +196,7 @@ def _run(target: str | None, node: ast.Call, found: Uses, as_module: bool) -> No
     elif as_module:
         found.imports += [Import(target, None), Import(f"{target}.__main__", None)]
     else:
-        found.files.append(target)
+        found.files.append((node.lineno, target))
 
 # %% ../nbs/04a_uses.ipynb #8806dcbf
 SCRIPTS = (".py", ".sh")
@@ -243,34 +246,47 @@ def _run_magic(text: str, line: int, found: Uses) -> None:
     elif words[0] == "-m":
         found.imports += [Import(name, None) for word in words[1:2] for name in (word, f"{word}.__main__")]
     else:
-        found.files += [words[0], f"{words[0]}.py"]  # whichever is there
+        found.files.append((line, words[0]))
 
 
 def _python(text: str, line: int, found: Uses) -> None:
     with suppress(SyntaxError):
         inner = uses(parse(text))
         found.imports += inner.imports
-        found.files += inner.files
+        found.files += [(line, name) for _, name in inner.files]
+        found.mentions += inner.mentions
         found.unclear += [(line, what) for _, what in inner.unclear]
 
 
 def _shell(text: str, line: int, found: Uses) -> None:
     "The scripts and modules that a shell command names"
-    words = _words(text)
+    words, folder = _words(text), ""
     for number, word in enumerate(words):
-        first = number == 0 or words[number - 1] in (";", "&&", "||", "|", "&")
-        after = _arguments(words[number + 1 :]) if PYTHON.fullmatch(word) else []
-        if first and "{" in word and not PYTHON.fullmatch(word):
+        first = number == 0 or words[number - 1] in (";", "&&", "||", "|", "&", "(", "`")
+        if first and word == "cd" and words[number + 1 : number + 2]:
+            folder = f"{words[number + 1]}/"
+        elif first and "{" in word and not PYTHON.fullmatch(word):
             found.unclear.append((line, word))
-        if after[:1] == ["-m"]:
-            modules = [item for item in after[1:2] if item not in TOOLS]
-            found.imports += [Import(name, None) for item in modules for name in (item, f"{item}.__main__")]
-        elif after[:1] == ["-c"]:
-            _python("".join(after[1:2]), line, found)
-        elif after and re.search(r"[{$]", after[0]):
-            found.unclear.append((line, f"{word} {after[0]}"))
+        elif PYTHON.fullmatch(word):
+            _python_command(word, _arguments(words[number + 1 :]), folder, line, found)
+        elif first and (word.startswith("./") or word in ("bash", "sh", "source", ".")):
+            named = [word] if word.startswith("./") else _arguments(words[number + 1 :])[:1]
+            found.files += [(line, folder + name) for name in named if name != "-c" and not re.search(r"[{$]", name)]
         if word.endswith(SCRIPTS) and not re.search(r"[{$*]", word):
-            found.files.append(word)
+            found.mentions.append(folder + word)
+
+
+def _python_command(python: str, after: list[str], folder: str, line: int, found: Uses) -> None:
+    "What `python` runs"
+    match after:
+        case ["-m", name, *_] if name not in TOOLS:
+            found.imports += [Import(name, None), Import(f"{name}.__main__", None)]
+        case ["-c", code, *_]:
+            _python(code, line, found)
+        case [name, *_] if re.search(r"[{$]", name):
+            found.unclear.append((line, f"{python} {name}"))
+        case [name, *_] if not name.startswith(("-", "<", ";", "&", "|", ">", ")")):
+            found.files.append((line, folder + name))
 
 
 def _arguments(words: list[str]) -> list[str]:
@@ -282,7 +298,7 @@ def _arguments(words: list[str]) -> list[str]:
 
 def _words(text: str) -> list[str]:
     "The words of a shell command, one that cannot be split as one"
-    lexer = shlex.shlex(text.replace("\\\n", " ").replace("\n", " ; "), posix=True, punctuation_chars=";&|()<>")
+    lexer = shlex.shlex(text.replace("\\\n", " ").replace("\n", " ; "), posix=True, punctuation_chars=";&|()<>`")
     lexer.whitespace_split, lexer.commenters = True, ""
     try:
         return [*lexer]

@@ -23,7 +23,7 @@ from .graph import Stage, find_stage, overlap, read_stages
 from .hashes import digest
 from .locks import LOCKS
 from .project import Project, read_settings
-from .status import State, Survey, reads
+from .status import State, Survey, follows
 
 # %% ../nbs/14a_why.ipynb #fec9ff60
 CODE_FILES = (".py", ".sh", ".ipynb", *LOCKS, "pyproject.toml")
@@ -35,14 +35,13 @@ class NoSources(Exception):
 
 def git_sources(project: Project, stage: Stage, md5: str) -> Sources:
     "The code behind a fingerprint, from the commit in which its hash came into dvc.lock; NoSources when there is none"
-    commit = _git(project.root, "log", "-1", "--format=%H", f"-S{md5}", "--", "dvc.lock").decode().strip()
-    if not commit:
-        shallow = _git(project.root, "rev-parse", "--is-shallow-repository").decode().strip() == "true"
-        raise NoSources("the history here is shallow" if shallow else "no commit has a dvc.lock with it")
+    commits = _git(project.root, "log", "--format=%H", f"-S{md5}", "--", "dvc.lock").decode().split()
     code = f"{project.relative(project.code)}/{stage.name}.py"
-    text = _git(project.root, "show", f"{commit}:./{code}").decode()
-    if digest(text.encode()) != md5:
-        raise NoSources(f"commit {commit[:10]} has it in dvc.lock, and another {code}")
+    texts = {commit: _git(project.root, "show", f"{commit}:./{code}").decode() for commit in commits}
+    commit = next((commit for commit, text in texts.items() if digest(text.encode()) == md5), "")
+    if not commit:
+        raise NoSources(_no_commit(project.root, commits))
+    text = texts[commit]
     hashes = dict(re.findall(r"^#   (\S.*) ([0-9a-f]{16})$", text, re.MULTILINE))
     with tempfile.TemporaryDirectory(prefix="mlops-nb-") as name:
         _check_out(project, commit, Path(name))
@@ -52,6 +51,15 @@ def git_sources(project: Project, stage: Stage, md5: str) -> Sources:
     modules = {path: body for path, body in found.modules.items() if hashes.get(path) == _hash(found, path)}
     same = found.text.partition("\n# Code\n")[2] == text.partition("\n# Code\n")[2]
     return Sources(text, found.cells if same else {}, modules)
+
+
+def _no_commit(root: Path, commits: Sequence[str]) -> str:
+    if not _git(root, "rev-parse", "HEAD"):
+        return "there is no git history"
+    if commits:
+        return f"commit {commits[0][:10]} has it in dvc.lock, and other code"
+    shallow = _git(root, "rev-parse", "--is-shallow-repository").decode().strip() == "true"
+    return "the history here is shallow" if shallow else "no commit has a dvc.lock with it"
 
 
 def _hash(found: Sources, path: str) -> str | None:
@@ -132,10 +140,18 @@ class _Inquiry(Survey):
             made |= {writer} if writer else set()
             causes.append(Cause(self._words(change, writer), change.diff, self._before(writer, states, told)))
         for other, found in states.items():
-            if found.state != "fresh" and other not in made and reads(stage, self.plan.stages[other]):
+            if found.state != "fresh" and other not in made and follows(self.flow(name), self.flow(other)):
                 causes.append(
                     Cause(f"stage {other}, before it, is {found.state}", "", self._before(other, states, told))
                 )
+        stale = [other for other in self.by_hand if follows(self.flow(name), self.flow(other))]
+        for other in stale:
+            changed = self.by_hand[other].changes(self.entries.get(other), self.bytes, self.plan.params.values)
+            causes += (
+                [Cause(f"stage {other}, before it, written by hand", "", [Cause(word) for word in changed])]
+                if changed
+                else []
+            )
         return causes
 
     def _writer(self, path: str) -> str:
