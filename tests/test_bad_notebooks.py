@@ -27,6 +27,14 @@ BROKEN = {
     "an empty file": ("", "line 1: not JSON: saw nothing"),
     "other JSON": ("[1, 2]", "not a notebook: expected format 4, saw other JSON"),
     "no parameters cell": (notebook("x = 1").replace('"parameters"', '"x"'), "no parameters cell"),
+    "code that is nested too deeply": (
+        notebook(OTHER[0], "x = " + "+".join(["y"] * 20000)),
+        "cannot be read: saw code that",
+    ),
+    "tags that are none": (
+        notebook(OTHER[0], "x = 1").replace('"tags": ["parameters"]', '"tags": 3'),
+        "cannot be read",
+    ),
     "a module with a syntax error": (notebook(OTHER[0], "import torn"), "torn.py: line 2: not Python"),
     "a module with a merge conflict": (
         notebook(OTHER[0], "import conflict"),
@@ -148,6 +156,16 @@ def test_odd_notebooks(name: str, three: Path, run: Run) -> None:
     assert make_plan(project).texts == plan.texts
     assert time.process_time() - began < 2  # though 50 MB take longer to read
     run("mlops-nb", "sync", cwd=three)
+
+
+def test_a_long_chain_of_modules(three: Path) -> None:
+    for number in range(1500):
+        (three / f"link{number}.py").write_text(f"import link{number + 1}\n")
+    (three / "link1500.py").write_text("END = 1\n")
+    (three / "notebooks/3_other.ipynb").write_text(notebook(OTHER[0], "import link0", OTHER[1]))
+    plan = make_plan(find_project(three))
+    assert plan.broken == {}
+    assert "#   link1500.py " in plan.codes["other"].text
 
 
 def test_names_in_other_scripts(three: Path, run: Run) -> None:

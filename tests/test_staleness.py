@@ -6,6 +6,7 @@ after `mlops-nb sync`. The two must name the same stages.
 
 import json
 import shutil
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from conftest import Run, commit
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from mlops_nb.fingerprint import Fingerprints
+from mlops_nb.fingerprint import Fingerprints, code_cache
 from mlops_nb.graph import read_stage
 from mlops_nb.project import Project, find_project
 from mlops_nb.stage import sync
@@ -41,7 +42,14 @@ FILES = {
     "shared.ipynb": json.dumps(
         {
             "cells": [
-                {"cell_type": "code", "metadata": {}, "source": "shared = 1", "outputs": [], "execution_count": None}
+                {"cell_type": "code", "metadata": {}, "source": "shared = 1", "outputs": [], "execution_count": None},
+                {
+                    "cell_type": "code",
+                    "metadata": {"tags": ["parameters"]},
+                    "source": "lr = 5",
+                    "outputs": [],
+                    "execution_count": None,
+                },
             ],
             "metadata": {},
             "nbformat": 4,
@@ -265,6 +273,7 @@ ROWS: dict[str, tuple[Edit, set[str]]] = {
     "a value of params.yaml": (replace("params.yaml", "rows: 3", "rows: 4"), {"first"}),
     "a value of the other stage": (replace("params.yaml", "factor: 2", "factor: 3"), {"second"}),
     "a notebook that is run": (replace("shared.ipynb", "shared = 1", "shared = 2"), {"first"}),
+    "the parameters of a notebook that is run": (replace("shared.ipynb", "lr = 5", "lr = 6"), {"first"}),
     "a script that is run": (replace("scripts/make.py", "beside.WORD", "beside.WORD * 2"), {"first"}),
     "what a script imports": (replace("scripts/beside.py", "made", "done"), {"first"}),
     "an extension that is loaded": (replace("src/an_extension.py", "= 1", "= 2"), {"first"}),
@@ -320,6 +329,77 @@ def test_what_cannot_be_followed_is_named(project: Project, run: Run) -> None:
     assert "warning: nbs/stages/1_first.ipynb: cell 7: importlib.import_module(name) cannot be followed" in said
     assert "warning: nbs/stages/1_first.ipynb: cell 7: %run {name}.ipynb cannot be followed" in said
     assert "warning: src/maybe.py: line 4: importlib.import_module(name) cannot be followed" in said
+
+
+def test_a_stage_written_by_hand_counts(project: Project, run: Run) -> None:
+    """What it makes is read, so what makes it stale makes those after it stale"""
+    root = project.root
+    (root / "get.sh").write_text("mkdir -p got && echo 1 > got/raw.txt\n")
+    text = (root / "dvc.yaml").read_text()
+    (root / "dvc.yaml").write_text(text + "  get:\n    cmd: sh get.sh\n    deps: [get.sh]\n    outs: [got]\n")
+    source(0, "raw.txt", "got/raw.txt")(root)
+    sync(project)
+    run("dvc", "repro", "-q", cwd=root)
+    commit(root, run)
+    assert {state.state for state in status(project)} == {"fresh"}
+    (root / "get.sh").write_text("mkdir -p got && echo 2 > got/raw.txt\n")
+    for committed in (False, True):
+        reasons = {state.stage: state.reasons for state in status(project, committed)}
+        assert reasons == {"first": ["after get"], "second": ["after first"]}
+    run("dvc", "repro", "-q", "get", cwd=root)
+    for committed in (False, True):
+        reasons = {state.stage: state.reasons for state in status(project, committed)}
+        assert reasons == {"first": ["got/raw.txt changed"], "second": ["after first"]}
+    assert (
+        run("dvc", "repro", cwd=root).stdout.count("> mlops-nb run") == 1
+    )  # the table is the same, so the second is fresh
+
+
+def test_a_part_of_a_tracked_folder_counts(project: Project, tmp_path: Path, run: Run) -> None:
+    """Also where neither the data nor the list of its files is at hand"""
+    root = project.root
+    (root / "data").mkdir()
+    (root / "data/x.txt").write_text("one")
+    (root / ".gitignore").write_text("/data\n/out\n")
+    run("dvc", "add", "-q", "data", cwd=root)
+    source(0, "raw.txt", "data/x.txt")(root)
+    sync(project)
+    run("dvc", "repro", "-q", cwd=root)
+    commit(root, run, "reproduced")
+    (root / "data/y.txt").write_text("beside it")
+    run("dvc", "add", "-q", "data", cwd=root)
+    commit(root, run, "another file")
+    assert status(project, committed=True)[0].state == "fresh"  # the cache has the list
+    (root / "data/x.txt").write_text("two")
+    run("dvc", "add", "-q", "data", cwd=root)
+    commit(root, run, "other data")
+    clone = tmp_path / "clone"
+    run("git", "clone", "-q", root, clone, cwd=tmp_path)
+    for where in (project, find_project(clone)):
+        assert status(where, committed=True)[0].reasons == ["data/x.txt changed"]
+
+
+def test_the_order_of_folders_is_that_of_python(tmp_path: Path) -> None:
+    (tmp_path / "lib").mkdir()
+    for folder in (tmp_path, tmp_path / "lib"):
+        (folder / "twice.py").write_text("")
+    for how, used in (("append('lib')", "twice.py"), ("insert(0, 'lib')", "lib/twice.py")):
+        assert f"#   {used} " in fingerprint(tmp_path, [f"import sys\nsys.path.{how}\nimport twice"])
+
+
+def test_a_save_during_a_sync_is_seen_by_the_next(tmp_path: Path) -> None:
+    """What is remembered of a notebook is what it had when it was read"""
+    write_cells(tmp_path / "1_stage.ipynb", ["rows: int = 3", "value = 1"])
+    project = Project(tmp_path)
+    time.sleep(0.1)
+    with code_cache(project) as cache:
+        stage = read_stage(project, tmp_path / "1_stage.ipynb")
+        write_cells(tmp_path / "1_stage.ipynb", ["rows: int = 3", "value = 2"])
+        time.sleep(0.1)
+        Fingerprints(project, cache).of(stage)
+    with code_cache(project) as cache:
+        stage = read_stage(project, tmp_path / "1_stage.ipynb")
+        assert Fingerprints(project, cache).of(stage).text.endswith("# Code\nvalue = 2\n")
 
 
 # The gate of a pull request

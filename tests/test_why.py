@@ -118,7 +118,9 @@ def test_a_lock_that_was_never_committed(small: Path, run: Run) -> None:
     shutil.rmtree(small / ".mlops_nb")
     edit(small / "notebooks/1_make.ipynb", "'x'", "'y'")
     (first, *_) = why(find_project(small), "make").causes
-    assert first.words.startswith("code, and what it was before is not known: no run here kept it, and no commit")
+    assert first.words.startswith(
+        "code, and what it was before is not known: no run here kept it, and there is no git history"
+    )
 
 
 def test_never_ran_failed_and_unknown(ran: Path, run: Run) -> None:
