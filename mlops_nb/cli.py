@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from .cli_jobs import do_report, do_run, do_runs
 from .cli_kernel import do_kernel
+from .cli_repro import do_exp, do_repro
 from .cli_stages import do_status, do_sync, do_why
 from .cli_verify import do_graph, do_verify
 from .errors import MlopsError, nearest
@@ -185,6 +186,26 @@ COMMANDS = {
         ],
     ),
     "why": Command(do_why, "mlops-nb why train", [(("stage",), {"help": "name of the stage"}), JSON]),
+    "repro": Command(
+        do_repro,
+        "mlops-nb repro -j 2\n  mlops-nb repro train -S train.epochs=3",
+        [
+            (("stage",), {"nargs": "*", "metavar": "STAGE", "help": "stages, with those before them (default: all)"}),
+            (("-j", "--jobs"), {"type": int, "metavar": "N", "help": "how many at a time (default: one a processor)"}),
+            (
+                ("-S", "--set"),
+                {"action": "append", "default": [], "metavar": "KEY=VALUE", "help": "set a value of params.yaml first"},
+            ),
+            (("--dry",), {"action": "store_true", "help": "run nothing; list what would run, and why"}),
+            (("-f", "--force"), {"action": "store_true", "help": "run them though nothing changed"}),
+            (("-k", "--keep-going"), {"action": "store_true", "help": "after a failure go on with what can"}),
+        ],
+    ),
+    "exp": Command(
+        do_exp,
+        "mlops-nb exp run -S train.epochs=3\n  mlops-nb exp show",
+        [(("words",), {"nargs": argparse.REMAINDER, "metavar": "...", "help": "what dvc exp takes, as run --temp"})],
+    ),
     "graph": Command(
         do_graph,
         "mlops-nb graph --outs\n  mlops-nb graph --mermaid > pipeline.mmd",
