@@ -191,7 +191,10 @@ COMMANDS = {
         "mlops-nb repro -j 2\n  mlops-nb repro train -S train.epochs=3",
         [
             (("stage",), {"nargs": "*", "metavar": "STAGE", "help": "stages, with those before them (default: all)"}),
-            (("-j", "--jobs"), {"type": int, "metavar": "N", "help": "how many at a time (default: one a processor)"}),
+            (
+                ("-j", "--jobs"),
+                {"type": int, "metavar": "N", "help": "how many at a time (default: one a processor, at most 4)"},
+            ),
             (
                 ("-S", "--set"),
                 {"action": "append", "default": [], "metavar": "KEY=VALUE", "help": "set a value of params.yaml first"},
@@ -331,11 +334,15 @@ def main(
 
 
 def _parsed(arguments: Sequence[str]) -> argparse.Namespace:
-    "The options; a run may be named after them as well, as in `runs log -f train`"
+    "The options; runs and stages may be named after them as well, as in `runs log -f train`"
+    if [word for word in arguments if word != "--debug"][:1] == ["exp"]:  # all that follows is DVC's, `--help` too
+        words = [*arguments][[*arguments].index("exp") + 1 :]
+        return argparse.Namespace(command="exp", debug=arguments[0] == "--debug", words=words)
     made = parser()
     options, rest = made.parse_known_args(arguments)
-    if rest and (not isinstance(getattr(options, "id", None), list) or any(word.startswith("-") for word in rest)):
+    names = next((found for key in ("id", "stage") if isinstance(found := getattr(options, key, None), list)), None)
+    if rest and (names is None or any(word.startswith("-") for word in rest)):
         made.error(f"unrecognized arguments: {' '.join(rest)}")
-    if rest:
-        options.id += rest
+    if names is not None:
+        names += rest
     return options

@@ -341,7 +341,7 @@ def run(
         job = _prepare(project, request, progress)
         return execute(job, progress, run_id)
     except BaseException as error:
-        give_back(project)
+        give_back(project, own=request.target)
         _refused(project, run_id, error, progress)
         raise
 

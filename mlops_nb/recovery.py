@@ -12,12 +12,13 @@ import signal
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
+from pathlib import Path
 
 from filelock import FileLock, Timeout
 
 from .errors import StageError
 from .ledger import UNFINISHED, Ledger, LedgerError, Run, RunFolder, read_run
-from .outputs import bring_back, restore
+from .outputs import begins, bring_back, restore
 from .project import Project, write_text
 from .provenance import host
 
@@ -48,10 +49,22 @@ def locked(project: Project, names: Iterable[str]) -> Iterator[None]:
         yield
 
 # %% ../nbs/13c_recovery.ipynb #d1881edd
-def give_back(project: Project, held: Sequence[str] = ()) -> None:
+def give_back(
+    project: Project,
+    held: Sequence[str] = (),  # the locks that the caller has
+    own: str = "",  # the stage that the caller wanted to run
+) -> None:
     "Bring back what DVC removed for runs that ended before they began"
     for marker in (project.state / "removed").glob("*.json"):
-        with suppress(OSError, ValueError, Timeout), locked(project, {marker.stem} - {*held}):
+        with suppress(OSError, ValueError, Timeout):
+            told = json.loads(marker.read_text(encoding="utf-8"))
+            if marker.stem in {own, *held} or not begins(told):
+                _give_back(project, marker, {marker.stem} - {*held})
+
+
+def _give_back(project: Project, marker: Path, locks: Iterable[str]) -> None:
+    with locked(project, locks):
+        if marker.exists():
             told = json.loads(marker.read_text(encoding="utf-8"))
             for path in told["paths"]:
                 if not (project.root / path).exists():
