@@ -1,9 +1,10 @@
 """What it costs to see what a stage uses: python benchmarks/observed.py [--runs N]
 
-A stage reads 10,000 files of 64 KB, and does nothing with them. It runs with and without being observed, alternating, on a
-warm kernel, where the rest of a job takes least. Once the files lie in a folder that the stage declares; once in one that it
-does not, which is told. Counted are the seconds of the whole job and the processor time of the kernel and its runner, which
-other work on the machine disturbs less. Ratios are medians over pairs of runs. Exits 1 when the goal is missed.
+A stage reads 10,000 files of 64 KB, and does nothing with them. It runs with and without being observed, alternating, on
+a warm kernel, where the rest of a job takes least. Once the files lie in a folder that the stage declares; once in one
+that it does not, which is watched, and named. Counted are the seconds of the whole job and the processor time of the
+kernel and its runner, which other work on the machine disturbs less. Ratios are medians over pairs of runs. Exits 1 when
+a goal is missed.
 """
 
 import argparse
@@ -21,7 +22,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 FILES, SIZE = 10_000, 1 << 16
-GOAL = 1.03  # of processor time
+GOALS = {"declared": 1.03, "undeclared": 1.08}  # of processor time
 READ = "size = sum(len(path.read_bytes()) for path in Path({}).iterdir())"
 WRITE = "import json, time\nPath(metrics).write_text(json.dumps({'size': size, 'seconds': time.process_time()}))"
 
@@ -97,18 +98,18 @@ def main() -> int:
         make_project(root)
         subprocess.run(["mlops-nb", "kernel", "start"], cwd=root, check=True, capture_output=True)
         print(f"{'the files are':<16}{'':<12}{'observed':>10}{'not':>10}{'ratio':>8}{'goal':>7}")
-        for name in ("declared", "undeclared"):
+        for name, most in GOALS.items():
             measure(root, name, True), measure(root, name, False)  # neither side pays for its first use of something
             pairs = [(measure(root, name, True), measure(root, name, False)) for _ in range(options.runs)]
             for place, kind in enumerate(("wall", "processor")):
                 with_, without = ([side[place] for side in sides] for sides in zip(*pairs, strict=True))
                 ratio = statistics.median(one / other for one, other in zip(with_, without, strict=True))
-                goal = f"{GOAL:>7}" if kind == "processor" else ""
-                missed |= kind == "processor" and ratio > GOAL
+                goal = f"{most:>7}" if kind == "processor" else ""
+                missed |= kind == "processor" and ratio > most
                 times = f"{statistics.median(with_):>8.3f} s{statistics.median(without):>8.3f} s"
                 print(f"{name:<16}{kind:<12}{times}{ratio:>7.3f}x{goal}", flush=True)
         subprocess.run(["mlops-nb", "kernel", "stop"], cwd=root, check=True, capture_output=True)
-    print("the goal is missed" if missed else "the goal is reached")
+    print("a goal is missed" if missed else "every goal is reached")
     return missed
 
 

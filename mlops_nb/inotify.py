@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['OPENED', 'CLOSED', 'MOVED_TO', 'CREATED', 'OVERFLOW', 'GONE', 'FOLDER_ONLY', 'UNLINKED', 'FOLDER', 'WRITTEN', 'MANY',
-           'HEAD', 'PAUSE', 'Watch']
+           'HEAD', 'NATIVE', 'SETUP', 'PAUSE', 'Watch']
 
 # %% ../nbs/12d_inotify.ipynb #f539ca62
 import ctypes
@@ -14,6 +14,7 @@ import select
 import struct
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from itertools import islice
@@ -23,8 +24,10 @@ from pathlib import Path
 OPENED, CLOSED, MOVED_TO, CREATED, OVERFLOW, GONE = 0x20, 0x08, 0x80, 0x100, 0x4000, 0x8000  # <sys/inotify.h>
 FOLDER_ONLY, UNLINKED, FOLDER = 0x01000000, 0x04000000, 0x40000000
 WRITTEN = CLOSED | MOVED_TO | CREATED
-MANY = 20  # files of one folder, after which only what is written there is told
+MANY = 20  # files of one folder, after which the folder is named, and no longer watched for what is read
 HEAD = struct.Struct("iIII")  # watch, what happened, a number, length of the name
+NATIVE = "files that other programs and C open"
+SETUP = 1.0  # seconds to look for folders
 PAUSE = 0.01  # seconds between two looks; the system keeps 16,384 events
 
 
@@ -39,7 +42,8 @@ class Watch:
         self.root, self.skipped = root, skipped
         self.file, self.stop, self.unseen = -1, (-1, -1), ""
         self.folders: dict[int, str] = {}  # watch to the beginning of the paths there
-        self.counts: dict[str, int] = {}
+        self.counts: dict[tuple[str, str], int] = {}
+        self.deadline = 0.0  # after which no folder is added
         self.found: dict[tuple[str, str], None] = {}
         self.lock, self.ended = threading.Lock(), threading.Event()
         self.library = ctypes.CDLL(None, use_errno=True) if sys.platform == "linux" else None
@@ -50,8 +54,10 @@ class Watch:
         if self.library is not None:
             self.file = self.library.inotify_init1(os.O_NONBLOCK | os.O_CLOEXEC)
         if self.file < 0:
-            self.unseen = "files that other programs and C open: there is no inotify"
+            why = "there is no inotify" if self.library is None else os.strerror(ctypes.get_errno())
+            self.unseen = f"{NATIVE}: {why}"
             return
+        self.deadline = time.monotonic() + SETUP
         self.add("")
         self.stop = os.pipe()
         self.thread.start()
@@ -59,7 +65,9 @@ class Watch:
     def add(self, below: str) -> None:
         "Watch a folder, relative to the root, and those in it"
         prefix = below and f"{below}/"
-        if self._watch(prefix, OPENED | WRITTEN):
+        if time.monotonic() > self.deadline:
+            self.unseen = f"{NATIVE} in {prefix} and other folders: there are too many folders"
+        elif self._watch(prefix, OPENED | WRITTEN):
             for name in _folders_in(self.root / below):
                 if not self.skipped(prefix + name):
                     self.add(prefix + name)
@@ -74,7 +82,7 @@ class Watch:
         code = ctypes.get_errno()
         if code not in (errno.ENOENT, errno.ENOTDIR):  # it was not removed meanwhile
             where = f"{prefix or './'}{' and other folders' if code == errno.ENOSPC else ''}"
-            self.unseen = f"files that other programs and C open in {where}: {os.strerror(code)}"
+            self.unseen = f"{NATIVE} in {where}: {os.strerror(code)}"
         return code != errno.ENOSPC  # the limit of the system
 
     def events(self) -> list[tuple[str, str]]:
@@ -108,7 +116,7 @@ class Watch:
 
     def _note(self, number: int, mask: int, name: str) -> None:
         if mask & OVERFLOW:
-            self.unseen = "files that other programs and C opened: more at once than the system keeps"
+            self.unseen = f"{NATIVE}: more at once than the system keeps"
         if mask & GONE:
             self.folders.pop(number, None)
         prefix = self.folders.get(number)
@@ -116,18 +124,23 @@ class Watch:
             return
         if mask & FOLDER:
             if mask & WRITTEN and not self.skipped(prefix + name):
+                self.deadline = time.monotonic() + SETUP
                 self.add(prefix + name)
                 new = [path for path in (self.root / prefix / name).rglob("*") if path.is_file()]
                 self.found |= dict.fromkeys(("write", path.relative_to(self.root).as_posix()) for path in new)
-        elif mask & WRITTEN:
-            self.found["write", prefix + name] = None
-        elif self.counts.get(prefix, 0) < MANY:
-            if ("read", prefix + name) not in self.found:
-                self.found["read", prefix + name] = None
-                self.counts[prefix] = self.counts.get(prefix, 0) + 1
         else:
-            self.found["read", prefix or "./"] = None
-            self._watch(prefix, WRITTEN)
+            self._file("write" if mask & WRITTEN else "read", prefix, name)
+
+    def _file(self, kind: str, prefix: str, name: str) -> None:
+        "A file, or its folder after many"
+        if (kind, prefix + name) not in self.found:
+            self.counts[kind, prefix] = self.counts.get((kind, prefix), 0) + (not name.endswith(".py"))
+            if self.counts[kind, prefix] <= MANY:
+                self.found[kind, prefix + name] = None
+                return
+            self.found[kind, prefix or "./"] = None
+            if kind == "read":
+                self._watch(prefix, WRITTEN)
 
 
 def _folders_in(path: Path) -> list[str]:

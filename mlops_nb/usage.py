@@ -9,7 +9,7 @@ __all__ = ['SOURCES', 'CLOCK', 'words', 'Usage']
 import ast
 import json
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from contextlib import suppress
 from functools import cached_property
 from hashlib import sha256
@@ -51,11 +51,11 @@ class Usage:
         writes: Iterable[str],
         folder: Path,  # what the kernel tells is left here
         values: object = None,  # of its parameters
-        others: Iterable[str] = (),  # what other stages declare
+        others: Collection[str] = (),  # what other stages declare, when it is known
     ):
         self.root, self.code, self.folder, self.values = project.root, code, folder, values
         self.generated = project.relative(project.code)
-        self.reads, self.writes, self.others = {*reads}, {*writes}, [*others]
+        self.reads, self.writes, self.others = {*reads}, {*writes}, others
         self.places = Places(str(self.root), self.reads | self.writes)
         self.read, self.wrote, self.imported, self.listed = (set[str]() for _ in range(4))
         self.undeclared: dict[tuple[str, str], Use] = {}
@@ -126,7 +126,8 @@ class Usage:
             for line in file:
                 if line.endswith(b"\n"):
                     self.place += len(line)
-                    yield json.loads(line)
+                    with suppress(ValueError):
+                        yield json.loads(line)
 
     def _is_declared_or_skipped(self, below: str) -> bool:
         declared = any(below == path or below.startswith(f"{path}/") for path in self.places.declared)
@@ -141,9 +142,9 @@ class Usage:
     def _is_ours(self, path: str, program: bool) -> bool:
         "Is there a second sign that it was this stage?"
         folders = [path[:place] for place, letter in enumerate(path) if letter == "/"]
-        if {path, _name(path), *folders} & self.words:
+        if {path, _name(path)} & self.words:
             return True
-        listed = bool(folders) and f"{folders[-1]}/" in self.listed
+        listed = bool({*folders} & self.words) or (bool(folders) and f"{folders[-1]}/" in self.listed)
         return not _is_source(path) and (listed or (program and not any(overlap(path, own) for own in self.others)))
 
     def _import(self, path: str, cell: int) -> None:

@@ -93,6 +93,7 @@ class Witness:
         self.facts = threading.Thread(target=self._facts, daemon=True)
         self.usage: Usage | None = None  # of a stage
         self.broken: StageFailed | None = None  # why the run cannot succeed, whatever its cells do
+        self.others: list[str] = []  # paths that other stages declare
         self.git = self.git_before = True  # git, which reads files too, looks at the project
 
     def clean(self, notebook: Any) -> Any:
@@ -150,7 +151,7 @@ class Witness:
         job = self.job
         if job.code is not None:
             reads = [job.paths[name] for name in job.stage.paths("In")]
-            self.usage = Usage(job.project, job.code, reads, job.writes, folder, job.values)
+            self.usage = Usage(job.project, job.code, reads, job.writes, folder, job.values, self.others)
             self.usage.start(job.since)
 
     def heed(self, number: int, state: str) -> None:
@@ -175,7 +176,9 @@ class Witness:
         if found and self.job.project.settings.strict:
             return undeclared(self.job, number, found)
         if not self.usage.ready:
-            return StageFailed("failed: its kernel could not be observed", place=f"cell {number}", remedy=AGAIN)
+            problem, remedy = "failed: its kernel could not be observed", "see whether it can import mlops_nb.observer"
+            file = self.job.stage.notebook.file
+            return StageFailed(problem, file=file, place=f"cell {number}", remedy=remedy)
         return None
 
     def warn(self, found: list[Use]) -> None:
@@ -206,8 +209,7 @@ class Witness:
         with suppress(MlopsError, OSError):
             others = [stage for stage in readable_stages(project).values() if stage.name != run.name]
             written = [path for stage in others for path in stage.writes]
-            if self.usage is not None:
-                self.usage.others = [*written, *(path for stage in others for path in stage.paths("In").values())]
+            self.others += [*written, *(path for stage in others for path in stage.paths("In").values())]
             run.commit, changed = git_state(project.root, [*written, *run.writes])
             run.dirty = self.redactor.any(changed)
         self.git = False

@@ -179,7 +179,8 @@ def test_ways_to_load_a_module(small: Path, run: Run) -> None:
         "multiprocessing.get_context('fork').Pool(2).map(rules.double, [1, 2])",
         "multiprocessing.get_context('spawn').Pool(2).map(rules.double, [1, 2])",
         "!python -c 'import rules; print(rules.double(2))'",
-        "try:\n    import fails\nexcept ZeroDivisionError as error:\n    frames = traceback.extract_tb(error.__traceback__)\n"
+        "try:\n    import fails\nexcept ZeroDivisionError as error:\n"
+        "    frames = traceback.extract_tb(error.__traceback__)\n"
         "[Path(frame.filename).name for frame in frames][1:]",
         "[name for name in sys.modules if name.startswith('mlops_nb')], [name for name in dir() if 'observe' in name]",
     )
