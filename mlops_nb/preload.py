@@ -61,7 +61,9 @@ def _modules(item: Import) -> Iterator[str]:
     yield from (f"{item.module}.{name}" for name in item.names or ())
 
 # %% ../nbs/11a_preload.ipynb #e5e2e897
-NEVER = frozenset({"cudf", "cupy", "grpc", "jax", "jaxlib", "pyspark", "ray", "tensorflow", "torch_xla"})
+NEVER = frozenset(  # threads, the GPU, or, as colorama in dvc, a replaced `sys.stdout`
+    {"cudf", "cupy", "dvc", "dvclive", "grpc", "jax", "jaxlib", "pyspark", "ray", "tensorflow", "torch_xla"}
+)
 HARMLESS = frozenset({"jemalloc_bg_thd"})  # threads that the allocator itself stops and starts around a fork
 LATER = {
     "matplotlib": ["matplotlib.backends.backend_agg"],
