@@ -16,7 +16,7 @@ repro: .venv/.installed data/digits.parquet ## install, pull the data, reproduce
 
 test: .venv/.installed data/digits.parquet ## every check that CI runs
 	@failed=0; \
-	python -m pytest -m "not alone" --numprocesses $(WORKERS) --dist loadgroup || failed=$$?; \
+	python -m pytest -m "not alone" --numprocesses $(WORKERS) || failed=$$?; \
 	python -m pytest -m alone || failed=$$?; \
 	exit $$failed
 

@@ -29,7 +29,7 @@ HALF = "from pathlib import Path\nPath(table).write_text('half')\nprint('half is
 SLEEP = "import subprocess, time\nsubprocess.Popen(['sleep', '77'])\ntime.sleep(60)"
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def made(tmp_path_factory: pytest.TempPathFactory, small_once: Path) -> Path:
     """The small project, in which `make` has succeeded once"""
     root = Path(shutil.copytree(small_once, tmp_path_factory.mktemp("made") / "small project"))

@@ -4,12 +4,13 @@ import json
 import re
 import shutil
 import sys
+from importlib.metadata import requires
 from pathlib import Path
 
 import pytest
 from conftest import ROOT, Run, copy_project
+from environments import lend
 
-pytestmark = pytest.mark.xdist_group("foreign")
 NOTEBOOK = """\
 {import_}
 
@@ -68,11 +69,12 @@ def foreign(tmp_path_factory: pytest.TempPathFactory, run: Run) -> Path:
     run("git", "config", "user.email", "test@example.invalid", cwd=root)
     shell, python = steps()
     assert len(shell) == 4
-    install = shell[0].replace('"$CLONE"\n', f'"{wheel}"\n')
-    assert install != shell[0]
-    install = install.replace("pip install", "pip install --no-compile")  # what is used is compiled when it is
+    create, _, install = shell[0].replace('"$CLONE"\n', f'"{wheel}"\n').partition("\n")
+    assert f'"{wheel}"' in install
     plain = {"CLONE": str(ROOT), "PATH": f"{Path(sys.base_prefix) / 'bin'}:/usr/bin:/bin"}
-    run("bash", "-euc", install, cwd=root, **plain)
+    run("bash", "-euc", create, cwd=root, **plain)
+    lend(root / ".venv", *(line for line in requires("mlops_nb") or [] if "extra" not in line))
+    run("bash", "-euc", f". .venv/bin/activate\n{install}", cwd=root, **plain, PIP_NO_INDEX="1")
     write_notebook(root / "notebooks/01_clean.ipynb", *python)
     for block in shell[1:]:
         run("bash", "-euc", f". .venv/bin/activate\n{block}", cwd=root, **plain)

@@ -23,7 +23,6 @@ from mlops_nb.provisioner import MAGICS, NAME, server_config
 
 linux = pytest.mark.skipif(sys.platform != "linux", reason="warm kernels need Linux")
 MAKE_FILE = "notebooks/1_make.ipynb"
-pytestmark = pytest.mark.xdist_group("lab")
 
 
 # %params

@@ -39,7 +39,7 @@ def size(picture: Path) -> tuple[int, int]:
     return width, height
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def browser() -> str:
     """Asked for before the pipeline runs, so that a skip costs nothing"""
     return need("chromium", "chromium-browser", "google-chrome")

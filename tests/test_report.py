@@ -20,7 +20,6 @@ from mlops_nb.markup import PAGE, POLICY
 from mlops_nb.project import Project
 from mlops_nb.report import render, write_report
 
-pytestmark = pytest.mark.xdist_group("report")
 ELSEWHERE = "http://elsewhere.invalid"
 HOSTILE = [
     f'</div></body></iframe></template>"><script>document.title="broken"; fetch("{ELSEWHERE}/fetch")</script>',

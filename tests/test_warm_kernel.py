@@ -3,6 +3,7 @@
 import json
 import shutil
 import sys
+import time
 from pathlib import Path
 
 import jupyter_kernel_test
@@ -10,10 +11,12 @@ import pytest
 from conftest import ROOT
 from kernels import kernel
 
+from mlops_nb.warm import private_memory
+
 if sys.platform != "linux":
     pytest.skip("warm kernels need Linux", allow_module_level=True)
 
-pytestmark = [pytest.mark.usefixtures("warm"), pytest.mark.xdist_group("heavy")]
+pytestmark = pytest.mark.usefixtures("warm")
 
 FACTS = """
 import asyncio, gc, json, locale, logging, os, resource, signal, sys, threading
@@ -192,6 +195,13 @@ def test_random_states_are_not_shared(heavy: Path) -> None:
         with kernel(heavy) as started:
             drawn.append(started.run(code).split())
     assert all(one != other for one, other in zip(*drawn, strict=True))
+
+
+def test_memory_of_a_waiting_kernel(heavy: Path) -> None:
+    """With torch, Lightning, pandas and matplotlib imported"""
+    with kernel(heavy) as started:
+        time.sleep(1)
+        assert private_memory(started.manager.provisioner.pid) < 45
 
 
 def test_an_edited_module_is_the_edited_one(light: Path) -> None:

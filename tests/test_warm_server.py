@@ -15,7 +15,7 @@ import pytest
 from conftest import Run, environment
 from kernels import alive, kernel, make_project, processes_of, server_status, stop_server, until
 
-from mlops_nb.warm import NotWarm, Place, check_peer, connect, private_folder, private_memory, warm_kernel
+from mlops_nb.warm import NotWarm, Place, check_peer, connect, private_folder, warm_kernel
 
 if sys.platform != "linux":
     pytest.skip("warm kernels need Linux", allow_module_level=True)
@@ -340,14 +340,6 @@ def test_limits_of_the_client_are_those_of_the_kernel(own: Path) -> None:
     there = os.environ | {"PYTHONPATH": str(Path(__file__).parent)}
     done = subprocess.run([sys.executable, "-c", code, str(own)], env=there, capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "True (512, 1024) 0o77 3"
-
-
-@pytest.mark.xdist_group("heavy")
-def test_memory_of_a_waiting_kernel(heavy: Path) -> None:
-    """With torch, Lightning, pandas and matplotlib imported"""
-    with kernel(heavy) as started:
-        time.sleep(1)
-        assert private_memory(started.manager.provisioner.pid) < 45
 
 
 # Who may ask
