@@ -1,10 +1,10 @@
 """What it costs to see what a stage uses: python benchmarks/observed.py [--runs N]
 
-A stage reads 10,000 files of 64 KB, and does nothing with them. It runs with and without being observed, alternating, on
-a warm kernel, where the rest of a job takes least. Once the files lie in a folder that the stage declares; once in one
-that it does not, which is watched, and named. Counted are the seconds of the whole job and the processor time of the
-kernel and its runner, which other work on the machine disturbs less. Ratios are medians over pairs of runs. Exits 1 when
-a goal is missed.
+A stage reads 10,000 files of 64 KB, and does nothing with them. It runs with and without being observed, alternating,
+on a warm kernel, where the rest of a job takes least. Once the files lie in a folder that the stage declares; once in
+one that it does not, which is watched, and named. Counted are the seconds of the whole job and the processor time of
+the kernel and its runner, which other work on the machine disturbs less. Ratios are medians over pairs of runs. Exits
+1 when a goal is missed.
 """
 
 import argparse

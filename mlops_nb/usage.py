@@ -141,11 +141,16 @@ class Usage:
 
     def _is_ours(self, path: str, program: bool) -> bool:
         "Is there a second sign that it was this stage?"
-        folders = [path[:place] for place, letter in enumerate(path) if letter == "/"]
         if {path, _name(path)} & self.words:
             return True
-        listed = bool({*folders} & self.words) or (bool(folders) and f"{folders[-1]}/" in self.listed)
-        return not _is_source(path) and (listed or (program and not any(overlap(path, own) for own in self.others)))
+        folders = [path[:place] for place, letter in enumerate(path) if letter == "/"]
+        listed = bool(folders) and f"{folders[-1]}/" in self.listed
+        return not self._is_of_others(path) and (program or listed or bool({*folders} & self.words))
+
+    def _is_of_others(self, path: str) -> bool:
+        "Is this what people and their tools touch at any time, or what another stage declares?"
+        source = path.endswith(SOURCES) or _name(path).startswith(".")
+        return source or any(overlap(path, other) for other in self.others)
 
     def _import(self, path: str, cell: int) -> None:
         self.imported.add(path)
@@ -176,7 +181,7 @@ class Usage:
         else:
             self.read.add(found)
             own = found in self.reads | self.writes | self.wrote | self.imported or found in self.code.closure.modules
-        if not own and (sure or not _is_source(path)):
+        if not own and (sure or not self._is_of_others(path)):
             self._add(Use(kind, found, cell, sure))
 
     def _add(self, use: Use) -> None:
@@ -206,8 +211,3 @@ class Usage:
 
 def _name(path: str) -> str:
     return path[path.rfind("/") + 1 :]
-
-
-def _is_source(path: str) -> bool:
-    "Is this what people and their tools touch at any time?"
-    return path.endswith(SOURCES) or _name(path).startswith(".")

@@ -315,6 +315,8 @@ def test_others_do_not_fail_a_strict_run(small: Path, run: Run) -> None:
         run("git", "add", "-A", cwd=small)
         (small / "new").mkdir()
         (small / "new/table.parquet").write_bytes(b"PAR1")
+        (small / "reports/count").mkdir(parents=True)
+        (small / "reports/count/metrics.json").write_text("{}")
 
     code, printed = while_it_waits(small, ["mlops-nb", "run", "make"], work)
     assert (code, "warning" in printed) == (0, False), printed
