@@ -69,12 +69,22 @@ def do_status(options: argparse.Namespace) -> None:
     else:
         rows = [(item.stage, f"[{COLOURS[item.state]}]{item.state}", ", ".join(item.reasons)) for item in states]
         table(["stage", "state", "why"], rows)
+        _say_unseen(project, [item.stage for item in states])
     behind = [item.stage for item in states if item.state != "fresh"]
     if options.check and behind:
         remedy = "run mlops-nb repro, and commit dvc.lock with the notebooks"
         raise CheckFailed("dvc.lock is not up to date", place=", ".join(behind), remedy=remedy)
     if options.check:
         sync(project, check=True)
+
+
+def _say_unseen(project: "Project", names: list[str]) -> None:
+    "What could not be observed while the stages ran last"
+    from mlops_nb.ledger import Ledger
+
+    found = [(run.name, what) for run in Ledger(project).latest().values() if run.name in names for what in run.unseen]
+    for what in dict.fromkeys(what for _, what in found):
+        print(f"not observed in {', '.join(name for name, seen in found if seen == what)}: {what}", file=sys.stderr)
 
 
 def do_why(options: argparse.Namespace) -> None:

@@ -190,12 +190,7 @@ def why(project: Project, name: str) -> Why:
     fresh = states[name].state == "fresh"
     causes = [] if fresh else inquiry.why(name, known, set())
     run = inquiry.latest.get(name)
-    undeclared = [_line(item) for item in getattr(run, "undeclared", [])]
-    return Why(name, states[name].state, causes, undeclared)
-
-
-def _line(item: dict[str, object]) -> str:
-    return f"{item.get('kind')} {item.get('path')}" + (f" in cell {item['cell']}" if item.get("cell") else "")
+    return Why(name, states[name].state, causes, run.surprises() if run else [])
 
 
 def lines(causes: Sequence[Cause], indent: str = "  ") -> list[str]:

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from conftest import COUNT, MAKE, Run, commit, notebook
 
+from mlops_nb.ledger import Ledger
 from mlops_nb.project import find_project
 from mlops_nb.why import Cause, why
 
@@ -142,3 +143,23 @@ def test_a_cell_that_is_new_or_gone(ran: Path) -> None:
     assert words(found) == ["cell 4 changed"]
     (ran / "notebooks/2_count.ipynb").write_text(notebook(COUNT[0], "first = 1", *COUNT[1:], "last = 1"))
     assert words(why(find_project(ran), "count").causes) == ["cell 4 is new", "cell 7 is new"]
+
+
+def test_what_a_run_used_without_declaring_it(ran: Path, run: Run) -> None:
+    (ran / "beside.txt").write_text("beside")
+    edit(ran / "notebooks/1_make.ipynb", "import pandas", "import pandas\\nPath('beside.txt').read_text()")
+    run("mlops-nb", "run", "make", "-q", cwd=ran)
+    shown = run("mlops-nb", "why", "make", cwd=ran).stdout
+    assert "what its last run used without declaring it:" in shown
+    assert "beside.txt" in shown.partition("without declaring it:")[2]
+
+
+def test_status_says_what_was_not_observed(ran: Path, run: Run) -> None:
+    ledger = Ledger(find_project(ran))
+    (last,) = ledger.runs("make", limit=1)
+    assert run("mlops-nb", "status", cwd=ran).stderr == ""
+    last.unseen = ["what native code opens: no inotify here"]
+    ledger.save(last)
+    assert (
+        run("mlops-nb", "status", cwd=ran).stderr == "not observed in make: what native code opens: no inotify here\n"
+    )
