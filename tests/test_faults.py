@@ -19,7 +19,7 @@ from pathlib import Path
 import psutil
 import pytest
 from conftest import MAKE, Run, environment, newest, notebook
-from kernels import stop_server, until
+from kernels import stop_server, takes_less, until
 
 from mlops_nb.ledger import Ledger, RunFolder
 from mlops_nb.ledger import Run as Record
@@ -78,8 +78,8 @@ def running(root: Path, source: str, *words: str, written: str = "half") -> Iter
         command, cwd=root, env=env, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True
     )
     table = root / "out/table.csv"
-    until(lambda: table.exists() and table.read_text() == written, 30)
-    until(lambda: "half is written" in RunFolder(Project(root), newest(root).id).log.read_text(), 10)
+    until(lambda: table.exists() and table.read_text() == written, 60)
+    until(lambda: "half is written" in RunFolder(Project(root), newest(root).id).log.read_text())
     try:
         yield job
     finally:
@@ -129,7 +129,7 @@ def printed_in_notebook(root: Path) -> str:
 def test_kill_the_kernel(project: Path) -> None:
     with running(project, HALF + SLEEP) as job:
         os.kill(newest(project).kernel_pid, signal.SIGKILL)
-        _, errors = job.communicate(timeout=20)
+        _, errors = job.communicate(timeout=60)
     assert job.returncode == 137
     assert "cell 4: the kernel was killed by SIGKILL" in errors
     assert check(project, "killed", 137).signal == "SIGKILL"
@@ -142,7 +142,7 @@ def test_kill_the_runner(project: Path) -> None:
     with running(project, HALF + SLEEP) as job:
         time.sleep(1.2)  # the notebook on disk is at most a second behind
         os.kill(newest(project).pid, signal.SIGKILL)
-        job.communicate(timeout=20)
+        job.communicate(timeout=60)
     assert job.returncode in (137, -signal.SIGKILL)
     assert newest(project).state == "running", "nobody was there to write it"
     record = check(project, "killed", None)
@@ -153,7 +153,7 @@ def test_kill_the_runner(project: Path) -> None:
 def test_kill_the_command(project: Path) -> None:
     with running(project, HALF + SLEEP) as job:
         job.kill()
-        job.communicate(timeout=20)
+        job.communicate(timeout=60)
         until(lambda: not RunFolder(Project(project), newest(project).id).alive(), 10)
     record = check(project, "killed", newest(project).exit_code)
     assert record.exit_code in (None, 129)
@@ -165,7 +165,7 @@ def test_kill_both(project: Path) -> None:
         kernel, runner = newest(project).kernel_pid, newest(project).pid
         os.kill(runner, signal.SIGKILL)
         os.kill(kernel, signal.SIGKILL)
-        job.communicate(timeout=20)
+        job.communicate(timeout=60)
     check(project, "killed", None)
     assert "half is written" in printed_in_notebook(project)
 
@@ -176,6 +176,11 @@ def test_kill_both(project: Path) -> None:
 )
 def test_interrupt(project: Path, number: signal.Signals, stubborn: bool) -> None:
     """Within 5 s everything has ended, even when the cell does not listen"""
+    takes_less(5, lambda: interrupt(project, number, stubborn))
+
+
+def interrupt(project: Path, number: signal.Signals, stubborn: bool) -> float:
+    """Interrupt a job, check what is left, and return how long it took until everything had ended"""
     ignore = (
         "import signal\nsignal.signal(signal.SIGINT, signal.SIG_IGN)\nsignal.signal(signal.SIGTERM, signal.SIG_IGN)\n"
     )
@@ -186,13 +191,14 @@ def test_interrupt(project: Path, number: signal.Signals, stubborn: bool) -> Non
         time.sleep(0.2)
         if job.poll() is None:
             job.send_signal(number)  # who is impatient breaks nothing
-        _, errors = job.communicate(timeout=20)
-        until(lambda: left(project) == [], 5)
-        assert time.monotonic() - started < 5
+        _, errors = job.communicate(timeout=60)
+        until(lambda: left(project) == [])
+        seconds = time.monotonic() - started
     assert job.returncode == 128 + number
     assert "Traceback" not in errors
     assert check(project, "interrupted", 128 + number).signal == number.name
     assert "half is written" in printed_in_notebook(project)
+    return seconds
 
 
 @pytest.mark.parametrize(
@@ -235,12 +241,17 @@ def test_the_limit_of_the_caller_holds_in_the_kernel(project: Path) -> None:
 
 def test_time_out(project: Path) -> None:
     work(project, HALF + SLEEP, title="# Make\n- timeout: 1h")
-    started = time.monotonic()
-    done = call(project, "run", "make", "--timeout", "2s")
-    assert time.monotonic() - started < 15
-    assert done.returncode == 124
-    assert "cell 4: stopped after its time-out of 2 s" in done.stderr
-    check(project, "timed-out", 124)
+
+    def measure() -> float:
+        started = time.monotonic()
+        done = call(project, "run", "make", "--timeout", "2s")
+        seconds = time.monotonic() - started
+        assert done.returncode == 124
+        assert "cell 4: stopped after its time-out of 2 s" in done.stderr
+        check(project, "timed-out", 124)
+        return seconds
+
+    takes_less(15, measure)
 
 
 def test_a_hundred_megabytes_of_output(warm: Path) -> None:
@@ -275,7 +286,7 @@ def test_two_runs_at_once(ordinary: Path) -> None:
         assert f"error: make: it runs already: saw {first}; wait for the other run, or stop it" in done.stderr
         assert call(ordinary, "run", "make", "--out-dir", "beside", "-p", "rows=1").returncode == 0
         assert (ordinary / "out/table.csv").read_text() == "half"
-        job.communicate(timeout=30)
+        job.communicate(timeout=60)
     assert job.returncode == 0
     assert Ledger(Project(ordinary)).find(first).state == "succeeded"
 
@@ -357,7 +368,7 @@ def test_a_ledger_that_is_locked_when_a_job_begins(ordinary: Path) -> None:
 def test_a_ledger_that_is_locked_when_a_job_ends(ordinary: Path) -> None:
     """The record goes to its file, and from there into the ledger next time"""
     with running(ordinary, HALF + "import time\ntime.sleep(1)\n1 / 0") as job, held(ordinary / ".mlops_nb/ledger.db"):
-        output, errors = job.communicate(timeout=40)
+        output, errors = job.communicate(timeout=60)
         assert job.returncode == 1
         assert "locked by another process" in output
     assert "ZeroDivisionError" in errors
@@ -382,7 +393,7 @@ def test_a_ledger_that_is_cut_off(ordinary: Path, size: int) -> None:
 def test_a_ledger_that_is_cut_off_while_a_job_runs(ordinary: Path) -> None:
     with running(ordinary, HALF + "import time\ntime.sleep(1)\n1 / 0") as job:
         os.truncate(ordinary / ".mlops_nb/ledger.db", 3000)
-        job.communicate(timeout=30)
+        job.communicate(timeout=60)
     assert job.returncode == 1
     check(ordinary, "failed", 1)
 
@@ -424,7 +435,7 @@ def test_what_dvc_removed_comes_back(clone: Path, run: Run) -> None:
     until(lambda: newest(clone).state == "running" and slow in "".join(c.line for c in newest(clone).cells[-1:]), 60)
     assert not (clone / paths[0]).exists()
     os.kill(newest(clone).pid, signal.SIGKILL)
-    job.wait(30)
+    job.wait(60)
     assert "killed" in run("mlops-nb", "runs", "--limit", "1", cwd=clone).stdout
     assert {path: (clone / path).read_bytes() for path in paths} == before
     shutil.rmtree(clone / ".mlops_nb/kept")  # as in a fresh clone: DVC's cache and git have the bytes
@@ -455,7 +466,7 @@ def test_dvc_beside_a_run_of_the_same_stage(small: Path, run: Run) -> None:
     run("dvc", "repro", cwd=small)
     with running(small, HALF + "import time\ntime.sleep(8)\n1 / 0") as job:
         assert "it runs already" in run("dvc", "repro", cwd=small, code=None).stderr
-        job.communicate(timeout=30)
+        job.communicate(timeout=60)
     run("mlops-nb", "status", cwd=small)
     assert (small / "out/table.csv").read_text() == "xxx"
 
@@ -487,7 +498,7 @@ def test_a_log_that_is_followed_ends_with_its_run(small: Path) -> None:
         )
         time.sleep(0.5)
         os.kill(newest(small).pid, signal.SIGKILL)
-        output, _ = follower.communicate(timeout=10)
+        output, _ = follower.communicate(timeout=60)
     assert "half is written" in output
     assert newest(small).state == "killed"
 

@@ -12,7 +12,7 @@ from urllib.parse import quote
 
 import pytest
 from conftest import MAKE, Run, environment, need, newest, notebook
-from kernels import until
+from kernels import takes_less, until
 
 from mlops_nb.ledger import Ledger, RunFolder
 from mlops_nb.project import Project
@@ -330,10 +330,17 @@ def test_detached(small: Path, run: Run) -> None:
         + "\nimport time\nfor number in range(100):\n    print('number', number, flush=True)\n    time.sleep(0.1)"
     )
     (small / "notebooks/1_make.ipynb").write_text(notebook(MAKE[0], work))
-    started = time.monotonic()
-    done = run("mlops-nb", "run", "make", "--detach", cwd=small)
-    assert time.monotonic() - started < 3
-    name = done.stdout.strip()
+    names: list[str] = []
+
+    def measure() -> float:
+        for name in names:
+            run("mlops-nb", "runs", "stop", name, cwd=small, code=None)
+        started = time.monotonic()
+        names.append(run("mlops-nb", "run", "make", "--detach", cwd=small).stdout.strip())
+        return time.monotonic() - started
+
+    takes_less(3, measure)
+    name = names[-1]
     assert newest(small).id == name
     until(lambda: newest(small).cells, 30)
     follower = subprocess.Popen(
@@ -341,7 +348,7 @@ def test_detached(small: Path, run: Run) -> None:
     )
     until(lambda: "number 3" in RunFolder(Project(small), name).log.read_text(), 30)
     assert f"{name}: interrupted" in run("mlops-nb", "runs", "stop", name, cwd=small).stdout
-    output, _ = follower.communicate(timeout=10)
+    output, _ = follower.communicate(timeout=60)
     assert "number 3\n" in output
     assert "interrupted after" in output
     assert newest(small).signal == "SIGTERM"

@@ -15,8 +15,19 @@ import pytest
 from conftest import ROOT, Run, environment
 from environments import lend
 from jupyter_client.manager import KernelManager
-from kernels import WARM, Kernel, alive, kernel, make_project, server_status, stop_server, until, write_notebook
-from servers import OPTIONS, Session, jupyter
+from kernels import (
+    WARM,
+    Kernel,
+    alive,
+    kernel,
+    make_project,
+    server_status,
+    stop_server,
+    takes_less,
+    until,
+    write_notebook,
+)
+from servers import OPTIONS, Server, Session, jupyter
 
 if sys.platform != "linux":
     pytest.skip("warm kernels need Linux", allow_module_level=True)
@@ -140,8 +151,14 @@ def test_a_kernel_of_another_language(light: Path, run: Run, more: dict[str, str
 @pytest.mark.alone
 def test_the_notebook_on_disk_follows(light: Path, more: dict[str, str], tmp_path: Path) -> None:
     """While a cell runs it is at most a second behind, always valid, and one stream is one output"""
+    takes_less(1.5, lambda: follow(light, more, tmp_path))
+
+
+def follow(light: Path, more: dict[str, str], tmp_path: Path) -> float:
+    """Run a cell that prints ten times a second; returns how many seconds passed at most between what is on disk"""
     code = "import time\nfor number in range(30):\n    print(number, flush=True)\n    time.sleep(0.1)"
     source, target = write_notebook(light / "follow.ipynb", code), tmp_path / "done.ipynb"
+    target.unlink(missing_ok=True)
     words = ["papermill", "--engine", "mlops-nb", "-k", "mlops-nb", str(source), str(target)]
     seen: list[int] = []
     with subprocess.Popen(words, cwd=light, env=environment(**more), stderr=subprocess.DEVNULL) as client:
@@ -153,8 +170,8 @@ def test_the_notebook_on_disk_follows(light: Path, more: dict[str, str], tmp_pat
             time.sleep(0.05)
     assert seen == sorted(seen)
     assert len(set(seen)) >= 3
-    assert max(later - earlier for earlier, later in pairwise(seen)) <= 14
     assert len(printed(target).split()) == 30
+    return max(later - earlier for earlier, later in pairwise(seen)) / 10
 
 
 def test_encryption(light: Path) -> None:
@@ -284,29 +301,48 @@ def test_jupyterlab(light: Path, more: dict[str, str], tmp_path: Path) -> None:
             assert second.run(SAY) == f"True in {light}\n"
             first.run("x = 1")
             assert second.run("print('x' in globals())") == "False\n"
-            busy = first.send("import time\ntime.sleep(600)")
-            time.sleep(0.5)
-            started = time.monotonic()
-            server.call("POST", f"api/kernels/{first.identity}/interrupt")
-            assert first.receive(busy)[1] == "error"
-            assert time.monotonic() - started < 0.5
-            busy = first.send("import time\ntime.sleep(600)")
-            time.sleep(0.5)
-            started = time.monotonic()
-            server.call("POST", f"api/kernels/{first.identity}/restart")
-            again = Session(server, first.identity)
-            assert again.run("print('x' in globals(), 'time' in globals())") == "False False\n"
-            assert time.monotonic() - started < 0.5 + 1.0  # of which Jupyter itself sleeps a second before it answers
-            assert again.run(SAY) == f"True in {light}\n"
-            again.socket.close()
-        with server.session("three.ipynb") as opened:
-            pid = int(opened.run("import os; print(os.getpid())"))
-            opened.send("import time\ntime.sleep(600)")
-            time.sleep(0.3)
-            started = time.monotonic()
-            server.call("DELETE", f"api/kernels/{opened.identity}")
-            assert time.monotonic() - started < 0.5
-            until(lambda: not alive(pid), 0.2)
+            takes_less(0.5, lambda: interrupt(server, first))
+            takes_less(0.5 + 1.0, lambda: restart(server, first, light))  # Jupyter sleeps a second before it answers
+        takes_less(0.5 + 0.2, lambda: shut_down(server))
+
+
+def interrupt(server: Server, opened: Session) -> float:
+    """Seconds until a cell has ended with an error"""
+    busy = opened.send("import time\ntime.sleep(600)")
+    time.sleep(0.5)
+    started = time.monotonic()
+    server.call("POST", f"api/kernels/{opened.identity}/interrupt")
+    assert opened.receive(busy)[1] == "error"
+    return time.monotonic() - started
+
+
+def restart(server: Server, opened: Session, light: Path) -> float:
+    """Seconds until a kernel that was busy answers anew, and has forgotten everything"""
+    again = Session(server, opened.identity)
+    again.run("x = 1")
+    again.send("import time\ntime.sleep(600)")
+    time.sleep(0.5)
+    again.socket.close()
+    started = time.monotonic()
+    server.call("POST", f"api/kernels/{opened.identity}/restart")
+    again = Session(server, opened.identity)
+    assert again.run("print('x' in globals(), 'time' in globals())") == "False False\n"
+    seconds = time.monotonic() - started
+    assert again.run(SAY) == f"True in {light}\n"
+    again.socket.close()
+    return seconds
+
+
+def shut_down(server: Server) -> float:
+    """Seconds until a kernel that was busy is gone"""
+    with server.session("three.ipynb") as opened:
+        pid = int(opened.run("import os; print(os.getpid())"))
+        opened.send("import time\ntime.sleep(600)")
+        time.sleep(0.3)
+        started = time.monotonic()
+        server.call("DELETE", f"api/kernels/{opened.identity}")
+        until(lambda: not alive(pid))
+        return time.monotonic() - started
 
 
 def test_make_lab_imports_at_once(more: dict[str, str], tmp_path: Path) -> None:
@@ -318,7 +354,7 @@ def test_make_lab_imports_at_once(more: dict[str, str], tmp_path: Path) -> None:
     try:
         with jupyter(words, ROOT, more, tmp_path) as server:
             until(lambda: (server_status(ROOT) or {"templates": []})["templates"], 60)
-            until(lambda: all(item["state"] == "ready" for item in server_status(ROOT)["templates"]), 120)  # type: ignore[index]
+            until(lambda: all(item["state"] == "ready" for item in server_status(ROOT)["templates"]), 300)  # type: ignore[index]
             with server.session("nbs/first.ipynb") as opened:
                 clock = "import time; before = time.process_time(); {}; print(time.process_time() - before)"
                 assert float(opened.run(clock.format("import torch, pytorch_lightning"))) < 0.1
