@@ -111,7 +111,7 @@ class Watch:
     def _take(self) -> None:
         with suppress(BlockingIOError):
             while self.file >= 0:
-                for number, mask, name in _parts(os.read(self.file, 1 << 18)):
+                for number, mask, name in _parts(os.read(self.file, 1 << 16)):
                     self._note(number, mask, name)
 
     def _note(self, number: int, mask: int, name: str) -> None:

@@ -11,8 +11,6 @@ from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from .recorded import Recorded, by_hand
-
 from .cache import read_yaml
 from .changes import Change, compare
 from .errors import StageError
@@ -21,6 +19,7 @@ from .graph import Stage, overlap, parameter_values, stage_name
 from .hashes import digest
 from .ledger import Ledger, Run
 from .project import Project, yaml_values
+from .recorded import Recorded, by_hand
 from .stage import Plan, dvc_stages, is_ours, make_plan
 
 # %% ../nbs/14_status.ipynb #82e03174
