@@ -335,9 +335,9 @@ def main(
 
 def _parsed(arguments: Sequence[str]) -> argparse.Namespace:
     "The options; runs and stages may be named after them as well, as in `runs log -f train`"
-    if [word for word in arguments if word != "--debug"][:1] == ["exp"]:  # all that follows is DVC's, `--help` too
-        words = [*arguments][[*arguments].index("exp") + 1 :]
-        return argparse.Namespace(command="exp", debug=arguments[0] == "--debug", words=words)
+    typed = [word for word in arguments if word != "--debug"]
+    if typed[:1] == ["exp"] and typed[1:] not in (["-h"], ["--help"]):  # what follows is DVC's, `run --help` too
+        return argparse.Namespace(command="exp", debug=typed != [*arguments], words=typed[1:])
     made = parser()
     options, rest = made.parse_known_args(arguments)
     names = next((found for key in ("id", "stage") if isinstance(found := getattr(options, key, None), list)), None)
