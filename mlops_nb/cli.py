@@ -185,7 +185,11 @@ COMMANDS = {
             (("--names",), {"action": "store_true", "help": "print only the names of the stages"}),
         ],
     ),
-    "why": Command(do_why, "mlops-nb why train", [(("stage",), {"help": "name of the stage"}), JSON]),
+    "why": Command(
+        do_why,
+        "mlops-nb why train",
+        [(("stage",), {"nargs": "?", "help": "name of the stage (default: each that is not fresh)"}), JSON],
+    ),
     "repro": Command(
         do_repro,
         "mlops-nb repro -j 2\n  mlops-nb repro train -S train.epochs=3",

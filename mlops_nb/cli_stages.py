@@ -63,12 +63,19 @@ def do_status(options: argparse.Namespace) -> None:
         return
     if not options.check:
         recovered(project)
-    states = status(project, committed=options.check)
+    if options.check:
+        from mlops_nb.why import Inquiry
+
+        states = Inquiry(project, committed=True).states()
+    else:
+        states = status(project)
     if options.json:
         print(as_json(states))
     else:
         rows = [(item.stage, f"[{COLOURS[item.state]}]{item.state}", ", ".join(item.reasons)) for item in states]
         table(["stage", "state", "why"], rows)
+        if any(reason.endswith(" missing") for item in states for reason in item.reasons):
+            print("what is missing comes from dvc pull or dvc checkout, or is made by mlops-nb repro")
         _say_unseen(project, [item.stage for item in states])
     behind = [item.stage for item in states if item.state != "fresh"]
     if options.check and behind:
@@ -90,17 +97,23 @@ def _say_unseen(project: "Project", names: list[str]) -> None:
 def do_why(options: argparse.Namespace) -> None:
     "Say why a stage is not fresh, down to the line that changed"
     from mlops_nb.project import find_project
+    from mlops_nb.status import status
     from mlops_nb.why import lines, why
 
     project = find_project()
     recovered(project)
-    found = why(project, options.stage)
+    names = [options.stage] if options.stage else [item.stage for item in status(project) if item.state != "fresh"]
+    found = [why(project, name) for name in names]
     if options.json:
-        print(found.as_json())
+        print("\n".join(one.as_json() for one in found))
         return
-    print(f"{found.stage} is {found.state}" + (" and would not run again" if found.state == "fresh" else ""))
-    for line in lines(found.causes):
-        print(difference(line))
-    if found.undeclared:
-        print("what its last run used without declaring it:")
-        print("\n".join(f"  {line}" for line in found.undeclared))
+    for one in found:
+        ending = " and would not run again" if one.state == "fresh" else ""
+        print(f"{one.stage} {'' if one.state == 'never ran' else 'is '}{one.state}{ending}")
+        for line in lines(one.causes):
+            print(difference(line))
+        if one.undeclared:
+            print("what its last run used without declaring it:")
+            print("\n".join(f"  {line}" for line in one.undeclared))
+    if not found:
+        print("every stage is fresh")

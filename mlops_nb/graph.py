@@ -195,7 +195,8 @@ def check_params(stages: Mapping[str, Stage], params: Params, foreign: set[str])
     for key in params.values:
         if key not in known:
             where = f"{key}{params.line(key)}"
-            remedy = f"no stage has this name: rename or remove the section; {nearest(str(key), sorted(known))}"
+            near = nearest(str(key), sorted({*stages, *foreign}))
+            remedy = f"no stage has this name: rename or remove the section; {near}"
             raise ParamsError("unknown section", file=params.file, place=where, remedy=remedy)
     for stage in stages.values():
         _check_defaults(stage)

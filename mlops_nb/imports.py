@@ -284,9 +284,13 @@ class Modules:
     def file(self, path: Path) -> str:
         "The path as the project writes it; a whole one when it is outside"
         if path not in self.files:
-            inside = path.is_relative_to(self.root)
+            inside = self.has(path)
             self.files[path] = path.relative_to(self.root).as_posix() if inside else path.as_posix()
         return self.files[path]
+
+    def has(self, path: Path) -> bool:
+        "Is this a file of the project? Not when it is one of the framework, installed below the project's root"
+        return path.is_relative_to(self.root) and not any(path.is_relative_to(folder) for folder in self.framework)
 
     def text(self, path: Path, names: frozenset[str] | None) -> str:
         "The normalised code of a file; of a lazy package with the names that are used"
@@ -320,7 +324,7 @@ class Modules:
         namespace = path is None and self.has_folder(top, roots)
         if path is None and not namespace:
             return foreign, []
-        package = foreign if (namespace and top in self.pinned) or (path and not path.is_relative_to(self.root)) else ""
+        package = foreign if (namespace and top in self.pinned) or (path and not self.has(path)) else ""
         parts = item.module.split(".")
         above = [(".".join(parts[:size]), None if item.plain else frozenset[str]()) for size in range(1, len(parts))]
         below = [(f"{item.module}.{name}", None) for name in item.names or ()]  # `from package import module`
@@ -465,7 +469,7 @@ class _Search:
             step(*what)
         found = self.found
         for file, path in sorted((self.modules.file(path), path) for path in self.used):
-            if path.is_relative_to(self.modules.root):
+            if self.modules.has(path):
                 used = self.used[path]
                 names = None if used is None else frozenset(used)
                 found.texts[file], found.names[file] = self.modules.text(path, names), names

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from .cache import read_yaml
-from .errors import CheckFailed, MlopsError, StageError
+from .errors import CheckFailed, MlopsError, NotebookError, StageError
 from .fingerprint import CODE, NAMES, Fingerprints, StageCode, code_cache
 from mlops_nb.graph import (
     UNREADABLE,
@@ -230,14 +230,12 @@ def make_plan(project: Project) -> Plan:
         stages = read_stages(project, cells, broken)
         fingerprints = Fingerprints(project, cache)
         codes = _codes(fingerprints, stages, broken)
-    stages = {name: stages[name] for name in codes}
     present = _present_stages(read_yaml(project, project.root / "dvc.yaml"))
-    lost = {stage_name(Path(file)) for file in broken}
-    hand = _hand_written(before.get("dvc.yaml", ""), present, lost)
-    check_params(stages, params, hand.keys | lost)
-    check_graph(project, stages, hand.writes, hand.outside, complete=lost <= {*present})
+    stages = _fitting(project, {name: stages[name] for name in codes}, params, broken, present)
+    lost, codes = {stage_name(Path(file)) for file in broken}, {name: codes[name] for name in stages}
     added = _with_defaults(params, stages)
-    texts = _code_texts(project, fingerprints, codes, broken, before)
+    unread = {file: error for file, error in broken.items() if stage_name(Path(file)) in present}
+    texts = _code_texts(project, fingerprints, codes, unread, before)
     texts["dvc.yaml"] = dvc_yaml(project, before.get("dvc.yaml", ""), stages, lost, present)
     if added.text:
         texts["params.yaml"] = added.text
@@ -252,6 +250,29 @@ def make_plan(project: Project) -> Plan:
         dict(sorted(broken.items())),
         codes,
     )
+
+
+def _fitting(
+    project: Project,
+    stages: dict[str, Stage],
+    params: Params,
+    broken: dict[str, MlopsError],
+    present: Mapping[str, Any],  # the stages of dvc.yaml
+) -> dict[str, Stage]:
+    "The stages that fit together; a notebook that does not is put aside, and the others are checked without it"
+    while True:
+        lost = {stage_name(Path(file)) for file in broken}
+        hand = _hand_written(read_text(path) if (path := project.root / "dvc.yaml").is_file() else "", present, lost)
+        try:
+            check_params(stages, params, hand.keys | lost)
+            check_graph(project, stages, hand.writes, hand.outside, complete=lost <= {*present})
+            return stages
+        except (NotebookError, StageError) as error:
+            name = next((name for name, stage in stages.items() if stage.notebook.file == error.file), None)
+            if name is None:
+                raise
+            broken[stages[name].notebook.file] = error
+            stages = {other: stage for other, stage in stages.items() if other != name}
 
 
 def _codes(

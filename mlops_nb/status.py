@@ -9,6 +9,7 @@ __all__ = ['Flow', 'State', 'status', 'Survey', 'follows', 'changed_params', 're
 import json
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
+from hashlib import sha256
 from typing import Any
 
 from .cache import read_yaml
@@ -19,7 +20,7 @@ from .graph import Stage, overlap, parameter_values, stage_name
 from .hashes import digest
 from .ledger import Ledger, Run
 from .project import Project, yaml_values
-from .recorded import Recorded, by_hand
+from .recorded import ByHand, Recorded, by_hand
 from .stage import Plan, dvc_stages, is_ours, make_plan
 
 # %% ../nbs/14_status.ipynb #82e03174
@@ -48,6 +49,9 @@ class Survey:
         self.entries = _sound(read_yaml(project, project.root / "dvc.lock").get("stages") or {})
         self.stages = read_yaml(project, project.root / "dvc.yaml").get("stages") or {}
         self.by_hand = by_hand(self.stages, {name for name, entry in self.stages.items() if is_ours(name, entry)})
+        lost = {stage_name(project.root / file): str(error) for file, error in self.plan.broken.items()}
+        self.lost = {name: error for name, error in lost.items() if name in self.stages}
+        self.by_hand |= {name: ByHand(name, self.stages[name]) for name in self.lost}
         self.bytes = Recorded(project, self._made(), committed)
         self.latest = {} if committed else Ledger(project).latest()
 
@@ -81,6 +85,8 @@ class Survey:
         return State(stage.name, "stale" if reasons else "fresh", reasons)
 
     def _state_by_hand(self, name: str, before: Mapping[str, State]) -> State:
+        if name in self.lost:
+            return State(name, "failed", [self.lost[name]])
         changed = self.by_hand[name].changes(self.entries.get(name), self.bytes, self.plan.params.values)
         changed += self._after(name, before)
         return State(name, "stale" if changed else "fresh", changed)
@@ -135,9 +141,14 @@ class Survey:
     def _failure(self, stage: Stage) -> list[str]:
         "What the last run came to, when it did not succeed"
         run: Run | None = self.latest.get(stage.name)
-        if run is None or run.state not in ("failed", "killed", "timed-out"):
+        if run is None or run.state not in ("failed", "killed", "timed-out") or not self.is_of_now(run):
             return []
         return [f"run {run.id} {run.state}" + (f" in cell {run.cell}" if run.cell else "")]
+
+    def is_of_now(self, run: Run) -> bool:
+        "Did this run have the code that its stage has now?"
+        code = self.plan.codes.get(run.name)
+        return code is None or run.fingerprint == sha256(code.text.encode()).hexdigest()
 
 
 Flow = tuple[list[str], list[str]]  # paths that a stage reads, and that it writes
