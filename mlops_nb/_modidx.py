@@ -697,6 +697,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                       'mlops_nb.provisioner._end_with': ('provisioner.html#_end_with', 'mlops_nb/provisioner.py'),
                                       'mlops_nb.provisioner.ask_for': ('provisioner.html#ask_for', 'mlops_nb/provisioner.py'),
                                       'mlops_nb.provisioner.enter_root': ('provisioner.html#enter_root', 'mlops_nb/provisioner.py'),
+                                      'mlops_nb.provisioner.in_thread': ('provisioner.html#in_thread', 'mlops_nb/provisioner.py'),
                                       'mlops_nb.provisioner.install_kernel': ('provisioner.html#install_kernel', 'mlops_nb/provisioner.py'),
                                       'mlops_nb.provisioner.kernelspec': ('provisioner.html#kernelspec', 'mlops_nb/provisioner.py'),
                                       'mlops_nb.provisioner.main': ('provisioner.html#main', 'mlops_nb/provisioner.py'),

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['NAME', 'MAGICS', 'START', 'START_USER', 'COLD', 'PORTS', 'LAUNCHERS', 'kernelspec', 'server_config', 'install_kernel',
-           'sources', 'enter_root', 'main', 'ask_for', 'WarmProvisioner', 'main_user']
+           'sources', 'enter_root', 'main', 'ask_for', 'in_thread', 'WarmProvisioner', 'main_user']
 
 # %% ../nbs/12_provisioner.ipynb #74054af8
 import asyncio
@@ -121,6 +121,23 @@ def ask_for(
     return warm_kernel(Place(project.root, words[0]), words, {**environment}, cwd, **options)
 
 # %% ../nbs/12_provisioner.ipynb #9462b037
+async def in_thread(call: Any, *arguments: Any, **options: Any) -> Any:
+    "What a call returns, from a thread for which a process that is interrupted does not wait"
+    from concurrent.futures import Future
+
+    future: Future[Any] = Future()
+
+    def work() -> None:
+        future.set_running_or_notify_cancel()  # from here on it cannot be cancelled
+        try:
+            future.set_result(call(*arguments, **options))
+        except BaseException as error:
+            future.set_exception(error)
+
+    threading.Thread(target=work, daemon=True).start()
+    return await asyncio.wrap_future(future)
+
+
 class WarmProvisioner(LocalProvisioner):
     "Starts a warm kernel, or an ordinary one and says why"
 
@@ -145,7 +162,7 @@ class WarmProvisioner(LocalProvisioner):
         try:
             if -1 in outputs:
                 raise NotWarm("its output goes to a pipe")
-            self.process = await asyncio.to_thread(
+            self.process = await in_thread(
                 ask_for, cmd, environment, cwd,
                 outputs=outputs, independent=independent, any_port=self.free_choice,
             )  # fmt: skip
