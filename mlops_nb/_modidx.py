@@ -28,7 +28,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                   'mlops_nb.changes._interface': ('changes.html#_interface', 'mlops_nb/changes.py'),
                                   'mlops_nb.changes._modules': ('changes.html#_modules', 'mlops_nb/changes.py'),
                                   'mlops_nb.changes._named': ('changes.html#_named', 'mlops_nb/changes.py'),
-                                  'mlops_nb.changes._versions': ('changes.html#_versions', 'mlops_nb/changes.py'),
+                                  'mlops_nb.changes._values': ('changes.html#_values', 'mlops_nb/changes.py'),
                                   'mlops_nb.changes.compare': ('changes.html#compare', 'mlops_nb/changes.py')},
             'mlops_nb.charts': { 'mlops_nb.charts.Chart': ('charts.html#chart', 'mlops_nb/charts.py'),
                                  'mlops_nb.charts._add_lines': ('charts.html#_add_lines', 'mlops_nb/charts.py'),

@@ -28,8 +28,8 @@ def compare(before: Sources, now: Sources) -> list[Change]:
     "What changed in the code of a stage; `before` may lack the code of cells and modules"
     old, new = _Parts(before.text), _Parts(now.text)
     found = [*_interface(old.interface, new.interface), *_modules(old.modules, new.modules, before, now)]
-    found += _versions(old.packages, new.packages, "")
-    found += _versions(old.required, new.required, ", which they require")
+    found += _values(old.packages, new.packages, " ")
+    found += _values(old.required, new.required, " ", ", which they require")
     if old.code != new.code:
         found += [*_cells(before.cells, now.cells)] if before.cells else [Change("code", _diff(old.code, new.code))]
     return found or ([Change("what `_code/` says")] if before.text != now.text else [])
@@ -51,25 +51,20 @@ class _Parts:
 
 def _interface(old: Sequence[str], new: Sequence[str]) -> Iterator[Change]:
     before, now = (dict(line.partition(": ")[::2] for line in lines) for lines in (old, new))
-    for name in {**before, **now}:
-        if name not in before:
-            yield Change(f"{name}: {now[name]} is new")
-        elif name not in now:
-            yield Change(f"{name}: {before[name]} is gone")
-        elif before[name] != now[name]:
-            yield Change(f"{name}: {before[name]} → {now[name]}")
+    yield from _values(before, now, ": ")
     if list(before) != list(now) and {*before} == {*now}:
         yield Change("the order of the parameters")
 
 
-def _versions(old: Mapping[str, str], new: Mapping[str, str], note: str) -> Iterator[Change]:
-    for name in sorted({*old, *new}):
+def _values(old: Mapping[str, str], new: Mapping[str, str], between: str, note: str = "") -> Iterator[Change]:
+    "What is new, gone or another one: types of parameters, versions of packages"
+    for name in {**old, **new}:
         if name not in old:
-            yield Change(f"{name} {new[name]} is new{note}")
+            yield Change(f"{name}{between}{new[name]} is new{note}")
         elif name not in new:
-            yield Change(f"{name} {old[name]} is gone{note}")
+            yield Change(f"{name}{between}{old[name]} is gone{note}")
         elif old[name] != new[name]:
-            yield Change(f"{name} {old[name]} → {new[name]}{note}")
+            yield Change(f"{name}{between}{old[name]} → {new[name]}{note}")
 
 
 def _diff(old: str, new: str) -> str:
