@@ -731,7 +731,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                    'mlops_nb.recorded.Recorded._part': ('recorded.html#recorded._part', 'mlops_nb/recorded.py'),
                                    'mlops_nb.recorded.Recorded.of_input': ('recorded.html#recorded.of_input', 'mlops_nb/recorded.py'),
                                    'mlops_nb.recorded.Recorded.of_output': ('recorded.html#recorded.of_output', 'mlops_nb/recorded.py'),
-                                   'mlops_nb.recorded._paths': ('recorded.html#_paths', 'mlops_nb/recorded.py'),
+                                   'mlops_nb.recorded._items': ('recorded.html#_items', 'mlops_nb/recorded.py'),
                                    'mlops_nb.recorded._value': ('recorded.html#_value', 'mlops_nb/recorded.py'),
                                    'mlops_nb.recorded.by_hand': ('recorded.html#by_hand', 'mlops_nb/recorded.py')},
             'mlops_nb.recovery': { 'mlops_nb.recovery._bury': ('recovery.html#_bury', 'mlops_nb/recovery.py'),

@@ -98,8 +98,10 @@ class ByHand:
         self.name, self.entry = name, entry
         wdir = str(entry.get("wdir") or "").strip("./")
         self.below = f"{wdir}/" if wdir else ""
-        self.reads = [self.below + path for path in _paths(entry, "deps")]
-        self.writes = [self.below + path for path in _paths(entry, "outs", "metrics", "plots")]
+        self.reads = [self.below + path for path, _ in _items(entry, "deps")]
+        outs = [(self.below + path, options) for path, options in _items(entry, "outs", "metrics", "plots")]
+        self.writes = [path for path, _ in outs]
+        self.kept = {path for path, options in outs if options.get("cache") is not False}  # by DVC rather than git
 
     def changes(self, locked: Mapping[str, Any] | None, recorded: Recorded, params: Mapping[str, Any]) -> list[str]:
         "Why it is not fresh, in a few words each"
@@ -110,9 +112,8 @@ class ByHand:
             self.below + item["path"]: item.get("md5") for kind in ("deps", "outs") for item in locked.get(kind) or []
         }
         found += [path for path in self.reads if recorded.of_input(path, md5s.get(path)) != md5s.get(path)]
-        kept = {self.below + path for path in _paths(self.entry, "outs", options={"cache": False}, without=True)}
         for path in self.writes:
-            if recorded.of_output(path, md5s.get(path), path in kept) != md5s.get(path):
+            if recorded.of_output(path, md5s.get(path), path in self.kept) != md5s.get(path):
                 found.append(path)
         values = (locked.get("params") or {}).get("params.yaml") or {}
         keys = [key for key in self.entry.get("params") or [] if isinstance(key, str)]
@@ -129,12 +130,11 @@ def by_hand(stages: Mapping[str, Any], ours: Collection[str]) -> dict[str, ByHan
     return found
 
 
-def _paths(entry: Mapping[str, Any], *kinds: str, options: Any = None, without: bool = False) -> list[str]:
+def _items(entry: Mapping[str, Any], *kinds: str) -> list[tuple[str, dict[str, Any]]]:
+    "The paths of a stage, with their options"
     items = [item for kind in kinds for item in entry.get(kind) or []]
-    named = [next(iter(item.items())) if isinstance(item, dict) and item else (item, {}) for item in items]
-    if without:
-        named = [(path, given) for path, given in named if not (options.items() <= (given or {}).items())]
-    return [str(path).removeprefix("./") for path, _ in named]
+    pairs = [next(iter(item.items())) if isinstance(item, dict) and item else (item, None) for item in items]
+    return [(str(path).removeprefix("./"), options or {}) for path, options in pairs]
 
 
 def _value(values: Any, key: str) -> Any:
