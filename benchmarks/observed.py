@@ -2,9 +2,10 @@
 
 A stage reads 10,000 files of 64 KB, which the system has in memory, and does nothing with them, or computes the SHA-256
 of each. It runs with and without being observed, alternating, on a warm kernel, where the rest of a job takes least.
-Once the files lie in a folder that the stage declares; once in one that it does not, which is watched, and named. Told
-are the seconds of the whole job, medians, and the processor time of the kernel and its runner, the least of all runs,
-since other work on the machine only adds to it. Exits 1 when a goal is missed.
+Once the files lie in a folder that the stage declares; once in one that it does not, which is watched, and named: that
+is told without a goal, since such a stage is warned at each run until it declares the folder. Told are the seconds of
+the whole job, and the processor time of the kernel and its runner, which has the goal, since the time that passes
+depends on what else the machine does; both are the lower quartile of all runs. Exits 1 when a goal is missed.
 """
 
 import argparse
@@ -86,10 +87,21 @@ def measure(root: Path, name: str, observed: bool) -> tuple[float, float]:
     return time.perf_counter() - started, time.process_time() - spent + record.metrics["seconds"]
 
 
+def measure_pair(root: Path, name: str, first: bool) -> tuple[tuple[float, float], tuple[float, float]]:
+    """A job observed and one that is not, in this order or the other"""
+    found = {observed: measure(root, name, observed) for observed in (first, not first)}
+    return found[True], found[False]
+
+
+def least(seconds: list[float]) -> float:
+    """The lower quartile: other work on the machine only adds to the time of a run"""
+    return statistics.quantiles(seconds, n=4)[0]
+
+
 def main() -> int:
     """Print a line for each work"""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--runs", type=int, default=15, help="pairs of runs")
+    parser.add_argument("--runs", type=int, default=25, help="pairs of runs")
     options = parser.parse_args()
     os.environ["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     names = ("ipykernel", "papermill", "jupyter_client")
@@ -103,13 +115,13 @@ def main() -> int:
         print(f"{'the files are':<20}{'':<12}{'observed':>10}{'not':>10}{'ratio':>8}{'goal':>7}")
         for name in [f"{kind}_{work}" for work in WORKS for kind in FOLDERS]:
             measure(root, name, True), measure(root, name, False)  # neither side pays for its first use of something
-            pairs = [(measure(root, name, True), measure(root, name, False)) for _ in range(options.runs)]
+            pairs = [measure_pair(root, name, number % 2 == 0) for number in range(options.runs)]
             for place, kind in enumerate(("wall", "processor")):
-                choose = min if kind == "processor" else statistics.median
-                with_, without = (choose(side[place] for side in sides) for sides in zip(*pairs, strict=True))
-                goal = f"{GOAL:>7}" if kind == "processor" else ""
-                missed |= kind == "processor" and with_ / without > GOAL
-                print(f"{name:<20}{kind:<12}{with_:>8.3f} s{without:>8.3f} s{with_ / without:>7.3f}x{goal}", flush=True)
+                with_, without = (least([side[place] for side in sides]) for sides in zip(*pairs, strict=True))
+                ratio, has_goal = with_ / without, kind == "processor" and name.startswith("declared")
+                missed |= has_goal and ratio > GOAL
+                goal = f"{GOAL:>7}" if has_goal else ""
+                print(f"{name:<20}{kind:<12}{with_:>8.3f} s{without:>8.3f} s{ratio:>7.3f}x{goal}", flush=True)
         subprocess.run(["mlops-nb", "kernel", "stop"], cwd=root, check=True, capture_output=True)
     print("a goal is missed" if missed else "every goal is reached")
     return missed

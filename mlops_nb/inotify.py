@@ -95,18 +95,19 @@ class Watch:
     def end(self) -> None:
         "No more"
         if self.file >= 0:
+            with self.lock:
+                self.file = -1
             self.ended.set()
             os.write(self.stop[1], b".")
-            self.thread.join()
-            for file in (self.file, *self.stop):
-                os.close(file)
-            self.file = -1
 
     def _drain(self) -> None:
+        file = self.file
         while not self.ended.wait(PAUSE):
-            select.select([self.file, self.stop[0]], [], [])
+            select.select([file, self.stop[0]], [], [])
             with self.lock:
                 self._take()
+        for one in (file, *self.stop):  # the system takes 10 ms to forget the watches: nobody waits for it
+            os.close(one)
 
     def _take(self) -> None:
         with suppress(BlockingIOError):

@@ -151,7 +151,8 @@ class Shell:
             )
         self.app.init_path()
         self.modules = [str(module.__file__) for module in [*sys.modules.values()] if getattr(module, "__file__", None)]
-        for name in ("IPython.extensions.storemagic", "encodings.idna", "sqlite3", "tornado.platform.asyncio"):
+        last = ("encodings.idna", "psutil", "sqlite3", "tornado.platform.asyncio")  # what a kernel imports as it ends
+        for name in ("IPython.extensions.storemagic", *last):
             __import__(name)
 
     def within_a_cell(self, work: Callable[[], T]) -> T:

@@ -141,11 +141,11 @@ class Usage:
 
     def _is_ours(self, path: str, program: bool) -> bool:
         "Is there a second sign that it was this stage?"
-        if {path, _name(path)} & self.words:
-            return True
         folders = [path[:place] for place, letter in enumerate(path) if letter == "/"]
-        listed = bool(folders) and f"{folders[-1]}/" in self.listed
-        return not self._is_of_others(path) and (program or listed or bool({*folders} & self.words))
+        others = self._is_of_others(path)
+        if not others and (program or (folders and f"{folders[-1]}/" in self.listed)):
+            return True
+        return bool({path, _name(path), *(() if others else folders)} & self.words)  # found last: it takes longest
 
     def _is_of_others(self, path: str) -> bool:
         "Is this what people and their tools touch at any time, or what another stage declares?"
