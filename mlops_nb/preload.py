@@ -16,7 +16,7 @@ import signal
 import sys
 import threading
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -42,10 +42,13 @@ def notebooks(project: Project) -> Iterator[Path]:
         yield from (here / file for file in sorted(files) if file.endswith(".ipynb") and not file.startswith("."))
 
 
-def wanted(project: Project) -> dict[str, list[str]]:
+def wanted(
+    project: Project,
+    paths: Iterable[Path] | None = None,  # of notebooks; all when not given
+) -> dict[str, list[str]]:
     "Third-party package to the modules of it, and names perhaps, that the project imports"
     found: dict[str, set[str]] = {}
-    for path in notebooks(project):
+    for path in notebooks(project) if paths is None else paths:
         try:
             tree = notebook_tree(read_notebook(path, project.relative(path)))
             items = closure(tree, project.root, project.sources).foreign

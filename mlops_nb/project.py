@@ -31,6 +31,9 @@ class Settings:
     warm: bool = True  # run kernels as forks of a process that has its imports behind it
     idle_minutes: float = 30.0  # after which that process ends
     strict: bool = False  # a read, write or import that a stage does not declare fails its run
+    notebooks: bool = False  # pytest runs the project's notebooks as tests
+    notebook_tests: dict[str, Any] = field(default_factory=dict)  # how; see mlops_nb.notebook_tests
+    notebook_outputs: dict[str, Any] = field(default_factory=dict)  # how stored outputs are compared
 
 
 def read_settings(root: Path) -> Settings:
@@ -55,14 +58,17 @@ KINDS: dict[Any, str] = {
     list[str]: "a list of strings",
     bool: "true or false",
     float: "a number that is not negative",
+    dict[str, Any]: "a table",
 }
 
 
 def _is(value: Any, kind: Any) -> bool:
     if kind is float:
         return isinstance(value, int | float) and not isinstance(value, bool) and value >= 0
-    if kind is bool or kind is str:
+    if kind in (bool, str):
         return isinstance(value, kind)
+    if kind == dict[str, Any]:
+        return isinstance(value, dict)
     return isinstance(value, list) and all(isinstance(item, str) for item in value)
 
 
