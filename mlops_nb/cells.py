@@ -27,7 +27,7 @@ def code_faults(
     source: str,
     scrubbed: bool = False,  # magics are removed while it is exported
 ) -> Iterator[Fault]:
-    "Syntax errors, magics and relative imports of an exported cell"
+    "What nbdev writes to the module, or stumbles over, in an exported cell"
     top, code = split_cell(source)
     magics = [(line, text) for line, text in enumerate(top, 1) if text.lstrip().startswith("%%")]
     if scrubbed:
@@ -43,6 +43,9 @@ def code_faults(
         line, what = error
         yield Fault(file, number, len(top) + line, "syntax-error", f"not Python: {what}", "mend it", blocks=True)
     for line, text in enumerate(code.splitlines(), 1):
+        if text.startswith("# %% "):
+            problem = f"{text.strip()!r} is taken for the mark that nbdev sets before a cell"
+            yield Fault(file, number, len(top) + line, "cell-mark", problem, "write it otherwise", blocks=True)
         if re.match(r"\s*from\s+\.+\s*\w*\s+import\b", text) and not error and _is_relative(code, line):
             problem, remedy = f"a relative import, {text.strip()!r}", "write the whole name; nbdev makes it relative"
             yield Fault(file, number, len(top) + line, "relative-import", problem, remedy, blocks=True)

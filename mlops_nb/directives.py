@@ -76,7 +76,8 @@ NBDEV = (
 )
 OTHERS = {
     *("hide_input", "hide_output", "exec_all", "skip_exec", "skip_showdoc", "notest", "all_slow", "slow"),
-    *("label", "classes", "column", "panel", "error", "warning", "message", "results", "page-layout", "title", "file"),
+    *("label", "classes", "renderings", "tags", "id", "column", "panel", "error", "warning", "message", "results"),
+    *("page-layout", "title", "file"),
     *("code-fold", "code-summary", "code-overflow", "code-line-numbers", "collapse", "context", "cache", "freeze"),
 }
 FAMILIES = ("code-", "fig-", "tbl-", "lst-", "cap-", "layout", "output-", "html-", "lightbox", "opts.", "out-", "dev")

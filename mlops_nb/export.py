@@ -10,7 +10,7 @@ import os
 import re
 import shutil
 import time
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,8 +22,9 @@ from .errors import CheckFailed, ProjectError
 from .fault import Fault
 from .faults import fault_of
 from .library import Library, read_library
+from .mirror import Written
 from .notebook import read_notebook, write_notebook
-from .project import Project, read_text, write_text
+from .project import Project, write_text
 from .survey import Survey, difference
 
 # %% ../nbs/15l_export.ipynb #20df2e94
@@ -134,7 +135,7 @@ def _write(survey: Survey, settled: set[str], done: Exported) -> None:
     behind = survey.made & survey.written.changes.keys()
     changes, found = survey.written.changes, survey.written.faults
     if behind - settled:  # what nbdev derives from all modules has to be derived from those that stay, too
-        left = survey.without(behind - settled)
+        left = survey.without(behind - settled) if settled else Written({}, [])
         changes, found = left.changes, left.faults
     done.faults += found
     modules = {file: text for file, text in changes.items() if file in survey.made and text is not None}

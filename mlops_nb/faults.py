@@ -9,7 +9,6 @@ __all__ = ['CLEAN_CELL', 'Role', 'Findings', 'findings_of', 'fault_of', 'find', 
 # %% ../nbs/15f_faults.ipynb #ba8c043b
 import json
 import re
-from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass
@@ -168,12 +167,13 @@ def _default_faults(notebook: Notebook) -> Iterator[Fault]:
 
 def _id_faults(notebook: Notebook, exported: Mapping[int, Any]) -> Iterator[Fault]:
     "A module names its cells by their ids; nbdev makes up those that lack, anew each time"
-    ids = Counter(cell.id for cell in notebook.cells if cell.id)
+    seen: set[str] = set()
     for cell in notebook.cells:
-        if cell.number in exported and ids[cell.id] != 1:
+        if (cell.id in seen or not cell.id) and cell.number in exported:
             problem = "the id of another cell" if cell.id else "an exported cell without an id"
             command = f"nbdev-clean --fname {notebook.file}"
             yield Fault(notebook.file, cell.number, 0, "cell-id", problem, "", command, blocks=True)
+        seen.add(cell.id)
 
 # %% ../nbs/15f_faults.ipynb #e21cabb4
 def _stage_faults(notebook: Notebook) -> Iterator[Fault]:
@@ -237,7 +237,8 @@ def _unclean(notebook: Notebook, data: bytes, role: Role) -> Iterator[Fault]:
         also = f", as in {listed('cell', counted[1:])}" if counted[1:] else ""
         yield Fault(file, counted[0], 0, "execution-count", f"an execution count{also}", "", command)
     number, what = _what_else(notebook.content, after)
-    if what or not (counted or lost):
+    named = [cell.id for cell in notebook.cells] == [cell.get("id") for cell in after["cells"]]
+    if what or not (counted or lost or not named):
         problem = f"nbdev-clean removes {what}" if what else "not written as nbdev-clean writes it"
         yield Fault(file, number, 0, "not-clean", problem, "", command)
 

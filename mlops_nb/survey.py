@@ -13,12 +13,11 @@ from contextlib import suppress
 from functools import cached_property
 from pathlib import Path
 
-from .inspection import Inspection, doubles, groups, is_below, misplaced_cells
-
 from .agreement import Agreements, Standing, stand
 from .errors import MlopsError
 from .fault import Fault, listed
 from .faults import stripped
+from .inspection import Inspection, doubles, groups, is_below, misplaced_cells
 from .library import Library, cell_id, header_of, notebook_of, targets
 from .mirror import Written, exported_files, nbdev_would_write, nbdev_writes
 from .notebook import read_notebook
@@ -61,6 +60,13 @@ class Survey:
         sound = {file for notebooks, _ in self.groups if not notebooks & broken for file in notebooks}
         return [file for file in self.paths if file in sound and self.findings[file].targets]
 
+    @property
+    def introduction(self) -> list[str]:
+        "The notebook from which nbdev takes the docstring of the package, unless it is among the others"
+        file = self.project.relative(self.library.readme)
+        found = self.findings.get(file)
+        return [file] if found and not found.blocked and file not in self.ready else []
+
     @cached_property
     def made(self) -> set[str]:
         "The modules of these notebooks"
@@ -69,13 +75,14 @@ class Survey:
     @cached_property
     def written(self) -> Written:
         "What nbdev would write from them"
-        known = {self.paths[file]: self.findings[file].code for file in self.ready}
+        known = {self.paths[file]: self.findings[file].code for file in [*self.ready, *self.introduction]}
         return nbdev_would_write(self.project, self.library, known, self.data)
 
     def without(self, modules: Collection[str]) -> Written:
         "What nbdev would write if the notebooks of some modules were not there"
         left = {file for notebooks, made in self.groups if not made & {*modules} for file in notebooks}
-        paths = [self.paths[file] for file in self.ready if file in left]
+        left |= {*self.introduction}
+        paths = [self.paths[file] for file in [*self.ready, *self.introduction] if file in left]
         return nbdev_writes(self.library, {path: self.data(path) for path in paths}, self.files)
 
     def data(self, path: Path) -> bytes:
@@ -123,31 +130,45 @@ def _exports(survey: Survey, notebook: str, module: str) -> bool:
 # %% ../nbs/15k_survey.ipynb #78604d11
 def difference(survey: Survey, standing: Standing) -> Fault:
     "A module and its notebook that differ, as a fault"
-    module, places = standing.module, cell_places(survey, standing)
-    maker = next(file for file in survey.ready if standing.module in survey.modules[file])
-    marks = standing.clash or standing.module_cells or standing.notebook_cells
-    file, cell = places[marks[0]] if marks else (maker, 0)
-    also = sorted({number for mark in marks for where, number in [places[mark]] if where == file} - {cell, 0})
-    so = f", and so is {listed('cell', also)}" if also else ""
-    keep = f"mlops-nb export --keep notebook {module}"
-    either = f"to keep the module: mlops-nb export --keep module {module}; to keep the notebook"
+    file, cell, also = _place(survey, standing)
+    kind, problem, remedy, command = _words(survey, standing, f", and so is {listed('cell', also)}" if also else "")
+    return Fault(file, cell, 0, kind, problem, remedy, f"mlops-nb export {command}".strip())
+
+
+def _words(survey: Survey, standing: Standing, so: str) -> tuple[str, str, str, str]:
+    "Kind, problem, remedy and the options that mend it"
+    module, keep = standing.module, f"--keep notebook {standing.module}"
     if standing.state == "notebook":
-        text = survey.text(module)
-        problem = f"{module} is not there" if text is None else f"not in {module} yet{so}"
-        return Fault(file, cell, 0, "module-behind", problem, "", "mlops-nb export")
+        blocked = any(fault.blocks for fault in survey.faults)  # a bare export would write nothing
+        problem = f"not in {module} yet{so}" if survey.text(module) is not None else f"{module} is not there"
+        return "module-behind", problem, "", module if blocked else ""
     if standing.around and not standing.clash:
         problem = f"{module} was edited outside of its cells, where nbdev writes what it finds in the notebook"
-        return Fault(file, cell, 0, "module-edited", problem, "write it into the notebook, then", keep)
+        return "module-edited", problem, "write it into the notebook, then", keep
     if standing.state == "module":
-        problem = f"edited in {module}, and not here{so}"
-        return Fault(file, cell, 0, "module-edited", problem, "", f"mlops-nb export --update {module}")
+        return "module-edited", f"edited in {module}, and not here{so}", "", f"--update {module}"
     if standing.state == "both" and not standing.clash:
         problem = f"edited in {module}, and not here{so}, while other cells were edited here"
-        return Fault(file, cell, 0, "both-edited", problem, "", f"mlops-nb export --update {module}")
+        return "both-edited", problem, "", f"--update {module}"
     problem = f"edited here and in {module} since the last export{so}"
     if standing.state == "unknown":
         problem = f"another text than in {module}{so}, and nothing tells which is newer"
-    return Fault(file, cell, 0, "both-edited", problem, either, keep)
+    either = f"to keep the module: mlops-nb export --keep module {module}; to keep the notebook"
+    return "both-edited", problem, either, keep
+
+
+def _place(survey: Survey, standing: Standing) -> tuple[str, int, list[int]]:
+    "The notebook, the first of its cells that differs, and the others"
+    places = cell_places(survey, standing)
+    marks = standing.clash or standing.module_cells or standing.notebook_cells
+    if not marks:
+        return next(file for file in survey.ready if standing.module in survey.modules[file]), 0, []
+    file, cell = places[marks[0]]
+    return (
+        file,
+        cell,
+        sorted({number for where, number in (places[mark] for mark in marks) if where == file} - {cell, 0}),
+    )
 
 
 def cell_places(survey: Survey, standing: Standing) -> dict[str, tuple[str, int]]:

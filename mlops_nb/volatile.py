@@ -18,8 +18,8 @@ from .fault import Fault
 CLOCK = r"\d\d:\d\d:\d\d"
 TIMES = [
     r"(?:CPU times: |Wall time: )[^\n]*",  # %time
-    r"[^\n]* per loop \(mean[^\n]*",  # %timeit
-    r"\d+%\|[^\n]*\[\d\d:\d\d[^\n]*",  # tqdm
+    r"\b\d[\d.]{0,9} \w{1,3} ± [^\n]{1,40} per loop \(mean[^\n]*",  # %timeit
+    r"\b\d{1,3}%\|[^\n]{0,200}\[\d\d:\d\d[^\n]*",  # tqdm
     rf"\b(?:19|20)\d\d-\d\d-\d\d[T ]{CLOCK}(?:[.,]\d+)?",
     rf"\b\w{{3}} \w{{3}} [ \d]\d {CLOCK} (?:\w+ )?(?:19|20)\d\d\b",
     r"datetime\.datetime\((?:19|20)\d\d(?:, \d+){5,6}\)",
@@ -29,7 +29,7 @@ ADDRESSES = [r"\bat 0x[0-9a-fA-F]{6,}", r"\b0x7[ef][0-9a-fA-F]{9,10}\b"]
 PATHS = [
     r"(?<![\w.:/-])/(?:home|Users|root|private/var|var/folders|tmp|mnt/[a-z])/[^\s'\"<>,;:)\]]+",
     r"\b[A-Za-z]:\\{1,2}Users\\{1,2}[^\s'\"<>]+",
-    r"(?<![\w.:])/[^\s'\"<>:]*/(?:site|dist)-packages/[^\s'\"<>:]*",
+    r"(?<![^\s'\"(=,])/[^\s'\"<>:]{1,200}/(?:site|dist)-packages/[^\s'\"<>:]*",
     r"\bipykernel_\d+\b",
 ]
 KINDS = {"time": TIMES, "address": ADDRESSES, "path": PATHS}
