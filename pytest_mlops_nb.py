@@ -23,6 +23,7 @@ OPTIONS: list[tuple[str, dict[str, Any]]] = [
     ("--notebook-outputs", {"action": "store_true", "help": "compare the stored outputs with what cells show now"}),
     ("--notebook-update", {"action": "store_true", "help": "write what cells show now into the notebooks"}),
     ("--notebook-changed", {"action": "store_true", "help": "run only what changed since it last passed"}),
+    ("--notebook-durations", {"type": int, "metavar": "N", "help": "tell the N slowest cells"}),
     ("--notebook-executed", {"metavar": "DIR", "help": "leave the executed notebooks in this folder"}),
     ("--notebook-stages", {"action": "store_true", "default": None, "help": "run the stage notebooks as a pipeline"}),
     ("--no-notebook-stages", {"action": "store_false", "dest": "notebook_stages", "help": "leave the stages out"}),

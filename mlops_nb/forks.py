@@ -19,6 +19,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NoReturn
 
+from .cell_coverage import start_counting
 from .cell_results import Outcome, Results, signal_name
 from .cell_runner import Runner, Streams, answer
 from .errors import MlopsError
@@ -116,6 +117,7 @@ def become_runner(shell: Any, message: dict[str, Any], files: list[int]) -> NoRe
         for file, target in zip((nothing, *files[1:3]), range(3), strict=True):
             os.dup2(file, target)
         os.chdir(message["cwd"])
+        os.environ.clear()
         os.environ.update(message["environment"])
         renew()
         sys.argv = [message["file"]]
@@ -124,13 +126,13 @@ def become_runner(shell: Any, message: dict[str, Any], files: list[int]) -> NoRe
         def tell(found: Mapping[str, Any]) -> None:
             send(channel, dict(found))
 
-        measured = _start_coverage(message["coverage"])
+        measured = start_counting(message["coverage"])
         runner = Runner(
             shell,
             lambda kind, content: tell({"message": kind, "content": content}),
             message["file"],
             message["root"],
-            message["modules"],
+            (message["coverage"] or {}).get("places", {}),
         )
         streams = Streams((files[1], files[2]))
         tell({"ready": os.getpid()})
@@ -159,19 +161,6 @@ def _end_with_parent() -> None:
 
     ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
 
-
-def _start_coverage(settings: Mapping[str, Any] | None) -> Any:
-    "Count lines as the process does that asked"
-    if settings is None:
-        return None
-    import coverage
-
-    found = coverage.Coverage(data_file=settings["data_file"], config_file=False)
-    for name, value in settings["options"].items():
-        setattr(found.config, name, value)
-    found.start()
-    return found
-
 # %% ../nbs/45_forks.ipynb #3c901863
 GRACE = 1.5  # seconds for an interrupted cell to end by itself
 ENOUGH = 5.0  # seconds for a fork to end when its cells are done
@@ -193,7 +182,7 @@ class Child:
     def run(self, cells: Sequence[PlannedCell], deadline: float = float("inf")) -> Outcome:
         "Run cells; the notebook ends before `deadline`, of time.monotonic()"
         known = {cell.index: cell for cell in cells}
-        names = ("index", "number", "source", "raises")
+        names = ("index", "number", "source", "id", "raises", "after")
         outcome, first = Outcome(), len(self.results.all)
         try:
             send(self.channel, {"cells": [{name: getattr(cell, name) for name in names} for cell in cells]})
@@ -349,8 +338,7 @@ class Forks:
         file: str,  # of the notebook, for messages
         folder: Path,  # its working directory
         environment: Mapping[str, str] | None = None,  # variables besides those of this process
-        coverage: Mapping[str, Any] | None = None,
-        modules: Mapping[str, tuple[str, int]] | None = None,
+        coverage: Mapping[str, Any] | None = None,  # how to count, from `settings_of`
     ) -> Child:
         "A fork for a notebook"
         self._wait()
@@ -361,10 +349,9 @@ class Forks:
             "file": file,
             "cwd": str(folder),
             "root": str(self.root),
-            "environment": dict(environment or {}),
+            "environment": {**os.environ, **(environment or {})},
             "sources": [str(self.root / path) for path in self.source if (self.root / path).is_dir()],
             "coverage": coverage,
-            "modules": dict(modules or {}),
         }
         with theirs:
             send(self.control, message, [theirs.fileno(), *outputs])

@@ -12,6 +12,7 @@ import tempfile
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -79,6 +80,8 @@ class Ordinary:
         outcome, first = Outcome(kernel="ordinary"), len(self.results.all)
         for cell in cells:
             self._run(cell, deadline, outcome)
+            if cell.after and outcome.state == "passed" and self.results.all[-1].error is None:
+                self._run(replace(cell, source=cell.after), deadline, outcome)
             last = self.results.all[-1]
             if outcome.state == "passed" and last.error is not None and not cell.raises:
                 outcome.state = "failed"
