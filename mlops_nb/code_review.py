@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['ALIKE', 'LONG', 'GENERATED', 'MOST', 'LISTED', 'Before', 'read_before', 'renamed_stages', 'CodeChange',
-           'code_changes']
+           'code_changes', 'compare_stage']
 
 # %% ../nbs/40c_code_review.ipynb #2998cec6
 import re
@@ -12,6 +12,7 @@ import tempfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from difflib import SequenceMatcher
+from functools import lru_cache
 from pathlib import Path, PurePosixPath
 
 from .changes import Change, compare
@@ -118,10 +119,19 @@ def code_changes(
     names = {new: old for old, new in renamed.items()}
     for name, code in codes.items():
         old = before.sources.get(names.get(name, name))
-        for change in compare(old, sources_of(code)) if old else []:
+        for change in compare_stage(old, sources_of(code)) if old else []:
             key = (change.words, "" if (change.words, "") in found else change.diff)
             found.setdefault(key, CodeChange(change.words, change.diff)).stages.append(name)
     return [*found.values()]
+
+
+def compare_stage(before: Sources, now: Sources) -> list[Change]:
+    "What changed in the code of a stage; a module that many stages use is looked at once"
+    found = []
+    for change in compare(Sources(before.text, before.cells, {}), Sources(now.text, now.cells, {})):
+        old, new = (side.modules.get(change.words) for side in (before, now))
+        found += [change] if old is None or new is None else _functions(change.words, old, new)
+    return found
 
 
 def _modules(then: Then, now: Now, changed: list[Changed], own: str) -> Iterator[Change]:
@@ -147,11 +157,12 @@ def _normal(side: Side, path: str) -> str | None:
         return None
 
 
+@lru_cache(maxsize=10_000)
 def _functions(path: str, before: str | None, now: str | None) -> list[Change]:
     if before is None or now is None:
         return [Change(f"{path}, which cannot be read as Python")]
     sides = [Sources(LISTED.format(path=path, hash=digest(text.encode())), {}, {path: text}) for text in (before, now)]
-    return compare(*sides) if before != now else []
+    return compare(*sides) if before != now else []  # never changed by whoever gets it
 
 
 LISTED = "\n# Project files\n#   {path} {hash}\n\n# Packages that all\n"  # as the text of a stage lists a module

@@ -14,6 +14,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
+from sysconfig import get_path
 
 from .doctor import Check, Finding, Patient, said
 from .errors import MlopsError
@@ -113,13 +114,14 @@ def check_programs(patient: Patient) -> Iterator[Finding]:
     "Whether dvc, mlops-nb and git are found, and are those of this environment"
     from importlib.metadata import PackageNotFoundError, version
 
-    own = Path(sys.prefix) / ("Scripts" if os.name == "nt" else "bin")
+    own = Path(get_path("scripts"))
+    ours = {own.resolve(), Path(get_path("scripts", f"{os.name}_user")).resolve()}
     remedy = f". {own}/activate" if (own / "activate").exists() else f'export PATH="{own}:$PATH"'
     for name in ("mlops-nb", "dvc"):
         place = shutil.which(name, path=patient.environment.get("PATH"))
         if place is None:
             yield Finding(name, "broken", "not on PATH, so dvc repro cannot run a stage", remedy)
-        elif Path(place).parent.resolve() != own.resolve():
+        elif not ours & {Path(place).parent.resolve(), Path(place).resolve().parent}:
             yield Finding(name, "warning", f"{place} comes first, and is not of {sys.prefix}", remedy)
         else:
             with suppress(PackageNotFoundError):

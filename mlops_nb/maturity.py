@@ -63,7 +63,7 @@ class Evidence:
     @cached_property
     def tags(self) -> list[str]:
         "All tags"
-        return said(self.root, "git", "tag", "--list", "--sort=creatordate").splitlines()
+        return said(self.root, "git", "tag", "--list", "--no-column", "--sort=creatordate").splitlines()
 
     @cached_property
     def stages(self) -> dict[str, dict[str, Any]]:

@@ -22,7 +22,7 @@ from urllib.parse import urlsplit
 from .doctor import Check, Finding, Patient, said
 from .errors import MlopsError
 from .sides import Now
-from .why import Inquiry
+from .status import Survey
 
 # %% ../nbs/41c_repository.ipynb #76ef5756
 BIG, TOO_BIG = 10 << 20, 100 << 20  # bytes; GitHub refuses files of the second size
@@ -38,6 +38,9 @@ def check_git(patient: Patient) -> Iterator[Finding]:
     listed = said(
         root, "git", "status", "--porcelain=v2", "--branch", "-z", "--untracked-files=all", "--", ".", whole=True
     )
+    if not listed:
+        yield Finding("git", "unknown", "git status has not answered in time", "git status")
+        return
     entries = listed.split("\0")
     facts = dict(re.findall(r"# branch\.(\w+) (.*)", "\n".join(entries)))
     head, short = facts.get("head", ""), facts.get("oid", "")[:7]
@@ -102,6 +105,8 @@ def check_tracked(patient: Patient) -> Iterator[Finding]:
     if not patient.has_git:
         return
     tracked = [path for path in said(root, "git", "ls-files", "-z", whole=True).split("\0") if path]
+    if not tracked:  # no file yet, or no answer in time
+        return
     sizes = {}
     for path in tracked:
         with suppress(OSError):
@@ -292,13 +297,21 @@ def _address(url: str, endpoint: str) -> tuple[str, int]:
 
 def _reached(shown: str, host: str, port: int) -> tuple[str, str, str]:
     "State, words and remedy for one connection"
-    if not host:
-        return "unknown", f"{shown}: cannot be tried from here", "dvc status --cloud"
+    if not host or _has_proxy():
+        why = "goes through a proxy, and was not tried" if host else "cannot be tried from here"
+        return "unknown", f"{shown}: {why}", "dvc status --cloud"
     try:
         socket.create_connection((host, port), SECONDS).close()
     except OSError as error:
         return "warning", f"{shown}: {host}:{port} does not answer: {error}", "dvc status --cloud"
     return "ok", f"{shown}: {host}:{port} answers; the credentials were not tried", ""
+
+
+def _has_proxy() -> bool:
+    return any(
+        os.environ.get(name)
+        for name in ("https_proxy", "HTTPS_PROXY", "http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY")
+    )
 
 # %% ../nbs/41c_repository.ipynb #c2e004c5
 def check_project(patient: Patient) -> Iterator[Finding]:
@@ -308,18 +321,18 @@ def check_project(patient: Patient) -> Iterator[Finding]:
         yield Finding("project", "broken", patient.problem, "mlops-nb init")
         return
     try:
-        inquiry = Inquiry(project, committed=True)
-        states = inquiry.states()
+        survey = Survey(project, committed=True)
+        states = survey.states()
     except MlopsError as error:
         lock = str(error.file) == "dvc.lock"
         remedy = "git checkout dvc.lock" if lock else error.remedy or "mlops-nb sync --check"
         yield Finding("dvc.lock" if lock else "project", "broken", str(error), remedy)
         return
     yield Finding("project", "ok", f"{len(states)} stages in {project.settings.stages}")
-    for file, problem in inquiry.plan.broken.items():
+    for file, problem in survey.plan.broken.items():
         yield Finding("notebooks", "broken", str(problem), problem.remedy or f"mend {file}")
-    if inquiry.plan.changes:
-        seen = f"behind the notebooks: {', '.join([*inquiry.plan.changes][:4])}"
+    if survey.plan.changes:
+        seen = f"behind the notebooks: {', '.join([*survey.plan.changes][:4])}"
         yield Finding("dvc.yaml", "warning", seen, "mlops-nb sync")
     stale = [state.stage for state in states if state.state != "fresh"]
     if stale:

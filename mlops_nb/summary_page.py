@@ -69,7 +69,7 @@ def _pictures(summary: Summary, sides: tuple[Then, Now], folder: Path) -> dict[t
     for number, plot in enumerate((plot for plot in summary.plots if plot.is_picture), 1):
         for now, path in ((False, plot.before), (True, plot.path if plot.kind != "gone" else "")):
             data = sides[now].read(path) if path else None
-            if data is not None and len(data) <= PICTURE:
+            if data is not None:
                 name = f"pictures/{number:03}-{'now' if now else 'base'}-{safe_name(path)}"
                 (folder / name).parent.mkdir(exist_ok=True)
                 (folder / name).write_bytes(data)
@@ -138,9 +138,10 @@ def page(text: str, folder: Path, curves: Mapping[str, str]) -> str:
 
     room = Room("the folder pictures")
     body = MarkdownIt("gfm-like", {"linkify": False}).render(text)
-    body = re.sub(r'(?<=<img src=")pictures/[\w.-]+(?=")', lambda found: _inside(folder / found[0], room), body)
+    body = re.sub(r'<img src="(pictures/[\w.-]+)" width="\d+">', lambda found: _inside(folder / found[1], room), body)
     drawn = "".join(
-        f"<h3><code>{escape(clean(path))}</code></h3><p><img src='{uri}'></p>" for path, uri in curves.items()
+        f'<h3><code>{escape(clean(path))}</code></h3><p><img alt="curve" src="{uri}"></p>'
+        for path, uri in curves.items()
     )
     style = (files("mlops_nb") / "report.css").read_text(encoding="utf-8") + STYLE
     head = f'<meta http-equiv="Content-Security-Policy" content="{POLICY}"><title>Summary</title><style>{style}</style>'
@@ -149,11 +150,12 @@ def page(text: str, folder: Path, curves: Mapping[str, str]) -> str:
 
 
 def _inside(file: Path, room: Room) -> str:
-    "A picture as an address that needs no other file"
+    "A picture that needs no other file; a link to it when it is too large"
     data = file.read_bytes()
     if file.suffix.lower() not in SUFFIX or not room.fits(len(data)):
-        return f"pictures/{file.name}"
-    return f"data:{PICTURES[SUFFIX[file.suffix.lower()]]};base64,{base64.b64encode(data).decode()}"
+        return f'<a href="pictures/{file.name}">{file.name}, {len(data):,} bytes</a>'
+    kind = PICTURES[SUFFIX[file.suffix.lower()]]
+    return f'<img alt="picture" src="data:{kind};base64,{base64.b64encode(data).decode()}">'
 
 
 def write_folder(project: Project, summary: Summary, folder: Path) -> dict[str, str]:

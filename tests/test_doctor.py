@@ -117,8 +117,17 @@ def test_without_git(sound: Path, tmp_path: Path, run: Run) -> None:
     done = run(need("mlops-nb"), "doctor", "--json", cwd=sound, code=1, PATH=str(tmp_path / "bin"), CI="")
     found = json.loads(done.stdout)
     assert of(found, "git program")["state"] == of(found, "git")["state"] == "broken"
-    assert of(found, "mlops-nb")["state"] == "warning"  # of another folder than this environment's
+    assert of(found, "mlops-nb")["state"] == "ok"  # a link to the one of this environment
     assert "unknown" not in [item["state"] for item in found["health"]]
+
+
+def test_programs_of_another_environment(sound: Path, tmp_path: Path, run: Run) -> None:
+    (tmp_path / "bin").mkdir()
+    (tmp_path / "bin/dvc").write_text("#!/bin/sh\n")
+    (tmp_path / "bin/dvc").chmod(0o755)
+    found = told(sound, run, PATH=f"{tmp_path / 'bin'}{os.pathsep}{os.environ['PATH']}")
+    assert of(found, "dvc")["state"] == "warning"
+    assert f"{tmp_path / 'bin/dvc'} comes first" in of(found, "dvc")["seen"]
 
 
 def test_without_dvc_on_path(sound: Path, run: Run) -> None:
