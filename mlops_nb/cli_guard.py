@@ -42,10 +42,12 @@ def do_check(options: argparse.Namespace) -> None:
     "Find what does not agree, or should not be committed; exits 1 when there is something"
     from mlops_nb.guard import as_json, check, fix
     from mlops_nb.project import find_project
+    from mlops_nb.survey import ask_ahead
 
     gc.disable()  # what takes a second is over before there is anything to collect
     project = find_project()
     only = inside_project(project, options.paths)
+    ask_ahead(project)
     if options.fix:
         recovered(project)
         for line in fix(project, only):

@@ -6,7 +6,6 @@
 __all__ = ['Exported', 'export', 'locked', 'clear']
 
 # %% ../nbs/15l_export.ipynb #162c3a13
-import os
 import re
 import shutil
 import time
@@ -22,7 +21,7 @@ from .errors import CheckFailed, ProjectError
 from .fault import Fault
 from .faults import fault_of
 from .library import Library, read_library
-from .mirror import Written
+from .mirror import Written, normal, remember_agreement
 from .notebook import read_notebook, write_notebook
 from .project import Project, write_text
 from .survey import Survey, difference
@@ -146,11 +145,13 @@ def _write(survey: Survey, settled: set[str], done: Exported) -> None:
         (done.faults.append(fault) if fault else done.written.append(file))
     record.note({file: text for file, text in modules.items() if file in done.written} | survey.agreeing())
     record.save()
+    if done.written and not done.faults:
+        remember_agreement(survey.project, survey.library, survey.bundles)
 
 
 def _put(survey: Survey, file: str, text: str | None) -> Fault | None:
     "Write one file; a fault when that would overwrite an edit, or is forbidden"
-    path = Path(os.path.normpath(survey.library.root / file)).resolve()
+    path = normal(survey.library.root / file).resolve()
     now = path.read_bytes() if path.is_file() else None
     before = survey.text(file)
     if now != (None if before is None else before.encode("utf-8", "surrogateescape")):

@@ -10,7 +10,7 @@ import hashlib
 import json
 import sys
 from collections.abc import Collection, Iterator, Mapping
-from importlib.metadata import PackageNotFoundError, version
+from importlib.util import find_spec
 from pathlib import Path
 
 from .cache import Cache
@@ -56,10 +56,8 @@ class Inspection:
 
 
 def _version(package: str) -> str:
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return ""
+    spec = find_spec(package)
+    return Path(spec.origin).read_text(encoding="utf-8") if spec and spec.origin else ""
 
 # %% ../nbs/15j_inspection.ipynb #af26a34c
 Group = tuple[set[str], set[str]]  # notebooks, and the modules that they write

@@ -1,16 +1,14 @@
 """Lint, types, and everything that is written from something else agrees with it."""
 
 import ast
-import hashlib
 import importlib
 import re
 import shutil
 import tomllib
 from pathlib import Path
 
-import nbformat
 import yaml
-from conftest import ROOT, Run, copy_project
+from conftest import ROOT, Run
 from readme import readme
 
 MODULES = sorted(path.stem for path in (ROOT / "mlops_nb").glob("*.py") if not path.stem.startswith("_"))
@@ -29,34 +27,10 @@ def test_types(run: Run) -> None:
     run("mypy", cwd=ROOT)
 
 
-def test_export_drift(tmp_path: Path, run: Run) -> None:
-    """Exporting and cleaning change no file; a module without a notebook would stay behind, so it is sought too"""
-    copy = copy_project(tmp_path / "copy", run)
-    before = digests(copy)
-    run("nbdev-export", cwd=copy)
-    run("nbdev-clean", cwd=copy)
-    assert digests(copy) == before
+def test_everything_agrees(run: Run) -> None:
+    """Modules, README, dvc.yaml, params.yaml and `_code/` are what the notebooks give; the quick one of the hooks"""
+    run("mlops-nb", "check", cwd=ROOT)
     assert set(MODULES) == set(LAYERS)
-
-
-def test_export_drift_is_seen(tmp_path: Path, run: Run) -> None:
-    """The check above can fail"""
-    copy = copy_project(tmp_path / "copy", run)
-    before = digests(copy)
-    path = copy / "nbs" / "31_gates.ipynb"
-    path.write_text(path.read_text(encoding="utf-8").replace("Outcome for one KPI", "Outcome for a KPI"))
-    before[Path("nbs/31_gates.ipynb")] = digests(copy)[Path("nbs/31_gates.ipynb")]
-    run("nbdev-export", cwd=copy)
-    assert digests(copy) != before
-
-
-def digests(folder: Path) -> dict[Path, str]:
-    files = [path for name in ("nbs", "mlops_nb") for path in (folder / name).rglob("*") if path.is_file()]
-    return {path.relative_to(folder): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
-
-
-def test_sync_drift(run: Run) -> None:
-    run("mlops-nb", "sync", "--check", cwd=ROOT)
 
 
 def test_layers() -> None:
@@ -111,12 +85,6 @@ def test_readme_links_lead_somewhere() -> None:
     links = [link for link in re.findall(r"\]\(([^)#]+)\)", text) if "://" not in link]
     assert links
     assert [link for link in links if not (ROOT / link).exists()] == []
-
-
-def test_stage_notebooks_have_no_outputs() -> None:
-    for path in (ROOT / "nbs" / "stages").glob("*.ipynb"):
-        cells = nbformat.read(path, as_version=4).cells
-        assert not any(cell.get("outputs") or cell.get("execution_count") for cell in cells), path.name
 
 
 def test_every_version_is_pinned() -> None:
