@@ -197,7 +197,7 @@ def stage_changes(review: Review) -> list[StageChange]:
     states = review.states()
     names = {now: old for old, now in review.renamed.items()}
     ours = {name for name, entry in review.now.stages.items() if name != "sync" or not is_ours(name, entry)}
-    by_hand = [name for name in review.now.locked if name in ours and name not in states]
+    by_hand = [name for name in review.now.locked if name.partition("@")[0] in ours and name not in states]
     gone = [name for name in review.then.locked if name not in {*states, *by_hand, *names.values(), "sync"}]
     found = [_stage_change(review, name, states, names.get(name, name)) for name in [*states, *by_hand]]
     return found + [StageChange(name, "gone", "gone") for name in gone]
@@ -346,10 +346,15 @@ def summarise(project: Project, base: Base) -> Summary:
     dirty = _uncommitted(review)
     notes = [*review.notes, *(f"at the base: {note}" for note in then.notes), *now.notes, *dirty]
     return Summary(
-        branch(project.root), review.git.revision.commit, base.name, base.revision.commit, [*dict.fromkeys(notes)],
+        branch(project.root), review.git.revision.commit, base.name, base.revision.commit, _distinct(notes),
         stages, failed, metrics, len({*before} & {*after}) - len([one for one in metrics if one.kind == "changed"]),
         compare_kpis(gates, before, after), params, plots, code, executed(review, failed),
     )  # fmt: skip
+
+
+def _distinct(notes: list[str]) -> list[str]:
+    "Each note once, and none that another one says too"
+    return [note for note in dict.fromkeys(notes) if not any(note in other and note != other for other in notes)]
 
 
 def _uncommitted(review: Review) -> list[str]:

@@ -140,8 +140,7 @@ def page(text: str, folder: Path, curves: Mapping[str, str]) -> str:
     body = MarkdownIt("gfm-like", {"linkify": False}).render(text)
     body = re.sub(r'<img src="(pictures/[\w.-]+)" width="\d+">', lambda found: _inside(folder / found[1], room), body)
     drawn = "".join(
-        f'<h3><code>{escape(clean(path))}</code></h3><p><img alt="curve" src="{uri}"></p>'
-        for path, uri in curves.items()
+        f'<p><code>{escape(clean(path))}</code></p><p><img alt="curve" src="{uri}"></p>' for path, uri in curves.items()
     )
     style = (files("mlops_nb") / "report.css").read_text(encoding="utf-8") + STYLE
     head = f'<meta http-equiv="Content-Security-Policy" content="{POLICY}"><title>Summary</title><style>{style}</style>'

@@ -96,9 +96,8 @@ def change_words(change: ValueChange) -> str:
     gap = change.now - change.before
     if not math.isfinite(gap):
         return f"changed{',' * bool(verdict)}{verdict}"
-    part = (
-        f" ({100 * gap / abs(change.before):+.2g} %)" if change.before and abs(gap) < 1000 * abs(change.before) else ""
-    )
+    share = 100 * gap / abs(change.before) if change.before else math.inf
+    part = f" ({share:+.1f} %)" if abs(share) < 10 else f" ({share:+,.0f} %)" if abs(share) < 100_000 else ""
     return f"{'▲' if gap > 0 else '▼'} {gap:+.3g}{part}{verdict}"
 
 # %% ../nbs/40e_summary_text.ipynb #9181dc3b
@@ -225,7 +224,7 @@ def _kpis(summary: Summary, links: Links, size: Size) -> list[str]:
 
 
 def _kpi_row(kpi: KpiChange) -> Row:
-    marks = {True: "✅ reached", False: "❌ missed", None: "not known"}
+    marks = {True: "✓ reached", False: "✗ missed", None: "not known"}
     return code(kpi.model), code(kpi.reason), marks[kpi.before], marks[kpi.passed]
 
 

@@ -95,7 +95,7 @@ def test_a_parameter_a_module_and_a_picture(branched: Path, tmp_path: Path, run:
     assert "| `reports/draw/dot.png` | `draw` | changed |" in text
     assert "| `reports/draw/curve.csv` | `draw` | changed |" in text
     assert "| `count.length` | `3` | `5` | ▲ +2 (+67 %) better |" in text
-    assert "| `words` | `count.length is 5, expected at least 4` | ❌ missed | ✅ reached |" in text
+    assert "| `words` | `count.length is 5, expected at least 4` | ✗ missed | ✓ reached |" in text
     assert "| `draw` | fresh | reproduced | `colours.shade in colours.py`; `out/table.csv changed` |" in text
     assert "| `make` | fresh | reproduced | `rows 3 → 5` |" in text
     assert "- `draw`: `notebooks/draw.ipynb`" in text
@@ -108,27 +108,47 @@ def test_a_parameter_a_module_and_a_picture(branched: Path, tmp_path: Path, run:
     assert (page / "notebooks/draw.ipynb").read_bytes() == (branched / "reports/draw/notebook.ipynb").read_bytes()
 
 
+BY_HAND = """\
+  by_hand:
+    wdir: w
+    cmd: cat ../source.json > cached.json
+    deps: [../source.json]
+    metrics: [cached.json]
+  each:
+    foreach: [x, y]
+    do:
+      cmd: cat source.json > each_${item}.json
+      deps: [source.json]
+      metrics: [{"each_${item}.json": {cache: false}}]
+metrics: [top.yaml]
+"""
+
+
 def test_metrics_are_those_of_dvc(branched: Path, run: Run) -> None:
-    """A metric of DVC's cache, one that is gone, one that is new, and one that is no number"""
-    (branched / "dvc.yaml").write_text(
-        (branched / "dvc.yaml").read_text()
-        + "  by_hand:\n    cmd: cat source.json > cached.json\n    deps: [source.json]\n    metrics: [cached.json]\n"
-    )
+    """Metrics of DVC's cache, of a template, of no stage; some that are gone or new, and one that is no number"""
+    with (branched / "dvc.yaml").open("a") as stream:
+        stream.write(BY_HAND)
+    (branched / "w").mkdir()
     for branch, values in (
-        ("main2", '{"a": 1, "b": {"c": 2.5}, "d": 1}'),
-        ("feature2", '{"a": 1, "b": {"c": 2.25}, "e": 3}'),
+        ("main2", '{"a": 1, "b": {"c": 2.5}, "d": 1, "e": "old"}'),
+        ("feature2", '{"a": 1, "b": {"c": 2.25}, "f": 3, "e": "new"}'),
     ):
         run("git", "switch", "-q", "-c", branch, cwd=branched)
         (branched / "source.json").write_text(values)
-        run("dvc", "repro", "-q", "-s", "by_hand", cwd=branched)
+        (branched / "top.yaml").write_text(values)
+        run("dvc", "repro", "-q", "-s", "by_hand", "each@x", "each@y", cwd=branched)
         commit(branched, run, branch)
-    run("dvc", "gc", "-q", "-f", "--all-commits", cwd=branched)
-    (found,) = json.loads(run("dvc", "metrics", "diff", "main2", "--json", cwd=branched).stdout).values()
-    ours = {item["name"].removeprefix("by_hand."): item for item in told(branched, run, "--base", "main2")["metrics"]}
-    assert {name: (item["before"], item["now"]) for name, item in ours.items()} == {
-        name: (item.get("old"), item.get("new")) for name, item in found.items()
+    found = json.loads(run("dvc", "metrics", "diff", "main2", "--json", cwd=branched).stdout)
+    names = {"w/cached.json": "by_hand.", "each_x.json": "each@x.", "each_y.json": "each@y.", "top.yaml": "top.yaml: "}
+    theirs = {
+        names[path] + name: (one.get("old"), one.get("new")) for path in found for name, one in found[path].items()
     }
-    assert ours["b.c"]["before"] == 2.5
+    ours = told(branched, run, "--base", "main2")
+    assert {item["name"]: (item["before"], item["now"]) for item in ours["metrics"]} == theirs
+    assert theirs["by_hand.b.c"] == (2.5, 2.25)
+    assert len(theirs) == 16
+    stages = {stage["stage"]: (stage["since"], stage["reasons"]) for stage in ours["stages"]}
+    assert stages["each@x"] == stages["each@y"] == ("reproduced", ["source.json changed"])
 
 
 def test_on_github(branched: Path, tmp_path: Path, run: Run) -> None:
