@@ -16,6 +16,7 @@ import pytest
 OPTIONS: list[tuple[str, dict[str, Any]]] = [
     ("--notebooks", {"action": "store_true", "default": None, "help": "run notebooks as tests"}),
     ("--no-notebooks", {"action": "store_false", "dest": "notebooks", "help": "do not, whatever pyproject.toml says"}),
+    ("--notebook-workers", {"type": int, "metavar": "N", "help": "notebooks that run at a time (default: one a core)"}),
     ("--notebook-timeout", {"type": float, "metavar": "S", "help": "seconds for a notebook; 0 for no limit"}),
     ("--notebook-cell-timeout", {"type": float, "metavar": "S", "help": "seconds for each cell that says no other"}),
     ("--notebook-flags", {"action": "append", "metavar": "NAME", "help": "run the cells with this flag, as slow"}),

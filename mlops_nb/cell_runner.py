@@ -4,13 +4,14 @@
 
 # %% auto #0
 __all__ = ['Tell', 'Places', 'MOST', 'recording_session', 'recording_stream', 'place_of', 'describe_error', 'Runner', 'Mover',
-           'Streams', 'answer']
+           'Streams', 'Log', 'run_cells']
 
 # %% ../nbs/44_cell_runner.ipynb #55c3b24a
 import ast
 import asyncio
 import base64
 import builtins
+import json
 import linecache
 import os
 import pickle
@@ -138,50 +139,55 @@ def _rename(frame: traceback.FrameSummary, place: tuple[int, int] | None, file: 
 
 # %% ../nbs/44_cell_runner.ipynb #05c34076
 class Runner:
-    "Runs the cells of one notebook"
+    "Runs the cells of one notebook; made once, before the forks, since making it takes longer than many cells"
 
-    def __init__(
+    def __init__(self, shell: Any):  # of mlops_nb.shell
+        from ipykernel.iostream import OutStream
+
+        self.application, self.shell = shell.app, shell.shell
+        self.places: Places = {}
+        self.modules: Mapping[str, Sequence[Any]] = {}
+        self.number, self.id, self.mover = 0, "", Mover()
+        self.tell: Tell = lambda kind, content: None
+        tell: Tell = lambda kind, content: self.tell(kind, content)  # noqa: E731
+        sys.stdout, sys.stderr = shell.waiting["stdout"], shell.waiting["stderr"]
+        for stream in (sys.stdout, sys.stderr):
+            stream.__class__ = recording_stream(OutStream, tell)
+        self._settle(recording_session(tell))
+
+    def _settle(self, session: Any) -> None:
+        "As a kernel that has just started"
+        shell = self.shell
+        for publisher in (shell.displayhook, shell.display_pub):
+            publisher.session, publisher.pub_socket = session, None
+        shell.displayhook.topic = b"execute_result"
+        shell.kernel = SimpleNamespace(
+            session=session, shell=shell, iopub_socket=None, get_parent=lambda *rest: {}, io_loop=None
+        )
+        self.application.shell = shell
+        shell.config.HistoryManager.enabled = False
+        shell.init_history()
+        shell.init_user_ns()
+        compiler, name_of = shell.compile, shell.compile.get_code_name
+        compiler.get_code_name = lambda raw, code, count: self._name(name_of(raw, code, count), raw)
+        builtins.input = _refuse_input
+
+    def begin(
         self,
-        shell: Any,  # of mlops_nb.shell
         tell: Tell,
         file: str,  # of the notebook, for messages
         root: str,
         modules: Mapping[str, Sequence[Any]],  # id of a cell to its place in a module: file, lines above, first, last
-    ):
-        self.shell, self.tell, self.file, self.root, self.modules = shell.shell, tell, file, root, modules
-        self.places: Places = {}
-        self.number, self.id = 0, ""
-        self._settle(shell)
+    ) -> None:
+        "In a fork: what each kernel does by itself"
+        self.tell, self.file, self.root, self.modules = tell, file, root, modules
+        if modules:
+            self.shell.ast_transformers.append(self.mover)
+        self.application.init_gui_pylab()
+        self.application.init_extensions()
+        self.application.init_code()
         self.loop = asyncio.new_event_loop()
         asyncio.set_event_loop(self.loop)
-
-    def _settle(self, shell: Any) -> None:
-        "As a kernel that has just started"
-        from ipykernel.iostream import OutStream
-
-        sys.stdout, sys.stderr = shell.waiting["stdout"], shell.waiting["stderr"]
-        for stream in (sys.stdout, sys.stderr):
-            stream.__class__ = recording_stream(OutStream, self.tell)
-        inner, session = shell.shell, recording_session(self.tell)
-        for publisher in (inner.displayhook, inner.display_pub):
-            publisher.session, publisher.pub_socket = session, None
-        inner.displayhook.topic = b"execute_result"
-        inner.kernel = SimpleNamespace(
-            session=session, shell=inner, iopub_socket=None, get_parent=lambda *rest: {}, io_loop=None
-        )
-        shell.app.shell = inner
-        inner.config.HistoryManager.enabled = False
-        inner.init_history()
-        inner.init_user_ns()
-        shell.app.init_gui_pylab()
-        shell.app.init_extensions()
-        shell.app.init_code()
-        compiler, name_of = inner.compile, inner.compile.get_code_name
-        compiler.get_code_name = lambda raw, code, count: self._name(name_of(raw, code, count), raw)
-        self.mover = Mover()
-        if self.modules:
-            inner.ast_transformers.append(self.mover)
-        builtins.input = _refuse_input
 
     def _name(self, name: str, raw: str) -> str:
         "The name under which a cell is compiled"
@@ -273,28 +279,36 @@ class Streams:
 MOST = 1 << 20  # bytes of a stream that are kept after a cell
 
 
-def answer(
-    runner: Runner,
-    streams: Streams,
-    message: Mapping[str, Any],  # what is asked
-    tell: Callable[[Mapping[str, Any]], object],
-) -> None:
-    "Do one thing that is asked"
-    if "value" in message:
-        try:
-            tell({"value": runner.value(message["value"])})
-        except BaseException as problem:
-            tell({"problem": describe_error(problem, runner.places, runner.file, 0, runner.root)})
-        return
-    for cell in message["cells"]:
-        tell({"begin": cell["index"]})
+class Log:
+    "What happens in a fork, in a file of memory: the other side reads it when it likes, also when the fork has died"
+
+    def __init__(self, file: int):
+        self.file, self.place, self.rest = file, 0, b""
+
+    def write(self, **event: Any) -> None:
+        "Add an event"
+        os.write(self.file, json.dumps(event, default=str).encode(errors="surrogatepass") + b"\n")
+
+    def read(self) -> list[dict[str, Any]]:
+        "The events since the last time"
+        lines = []
+        while data := os.pread(self.file, MOST, self.place):
+            self.place += len(data)
+            *whole, self.rest = (self.rest + data).split(b"\n")
+            lines += whole
+        return [json.loads(line.decode(errors="surrogatepass")) for line in lines]
+
+
+def run_cells(runner: Runner, streams: Streams, cells: Sequence[Mapping[str, Any]], log: Log) -> None:
+    "Run cells until one fails"
+    for cell in cells:
         began = time.monotonic()
+        log.write(begin=cell["index"], at=began)
         error = runner.run(cell["number"], cell["source"], cell["id"])
         if error is None and cell["after"]:
             error = runner.run(cell["number"], cell["after"])
         for name, text in streams.take():
-            tell({"message": "stream", "content": {"name": name, "text": text}})
-        tell({"end": cell["index"], "error": error, "seconds": time.monotonic() - began})
+            log.write(message="stream", content={"name": name, "text": text})
+        log.write(end=cell["index"], error=error, seconds=time.monotonic() - began)
         if error is not None and not cell["raises"]:
             break
-    tell({"ran": True})

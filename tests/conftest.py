@@ -51,15 +51,23 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
     return Scheduling(config, log)
 
 
-@pytest.fixture(scope="session", autouse=True)
-def sockets() -> Iterator[Path]:
-    """Warm servers of the tests listen in a folder of their own, and end with them"""
-    with tempfile.TemporaryDirectory(prefix="run-", dir="/tmp") as name, pytest.MonkeyPatch.context() as patch:
-        Path(name).chmod(0o700)
-        patch.setenv("XDG_RUNTIME_DIR", name)
-        patch.setenv("MLOPS_NB_WARM", "0")  # until a test asks for it
-        patch.setenv("PATH", f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}")
-        yield Path(name)
+PATCH = pytest.MonkeyPatch()
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Before anything runs, notebooks too: warm servers of the tests listen in a folder of their own, and end with them"""
+    folder = Path(tempfile.mkdtemp(prefix="run-", dir="/tmp"))
+    PATCH.setenv("XDG_RUNTIME_DIR", str(folder))
+    PATCH.setenv("MLOPS_NB_WARM", "0")  # until a test asks for it
+    PATCH.setenv("PATH", f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}")
+    config.add_cleanup(lambda: shutil.rmtree(folder, ignore_errors=True))
+    config.add_cleanup(PATCH.undo)
+
+
+@pytest.fixture(scope="session")
+def sockets() -> Path:
+    """Where the warm servers of the tests listen"""
+    return Path(os.environ["XDG_RUNTIME_DIR"])
 
 
 @pytest.fixture
