@@ -14,9 +14,11 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from . import machine, repository, resources
 from .doctor import Check, Finding, Patient, find_patient, findings, gather
+from .machine import CHECKS as MACHINE
 from .maturity import ITEMS, LEVELS, Seen, maturity
+from .repository import CHECKS as REPOSITORY
+from .resources import CHECKS as RESOURCES
 
 # %% ../nbs/41e_checkup.ipynb #c0064c2e
 @dataclass(frozen=True)
@@ -42,7 +44,7 @@ class Checkup:
         return json.dumps(asdict(self) | {"counts": counts}, indent=1)
 
 
-CHECKS = {**machine.CHECKS, **resources.CHECKS, **repository.CHECKS}
+CHECKS = MACHINE | RESOURCES | REPOSITORY
 
 
 def checkup(start: Path) -> Checkup:

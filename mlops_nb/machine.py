@@ -154,15 +154,15 @@ def check_kernel(patient: Patient) -> Iterator[Finding]:
 
 def check_warm(patient: Patient) -> Iterator[Finding]:
     "Whether a warm server runs, and answers"
-    from mlops_nb import warm
+    from mlops_nb.warm import Place, check_peer, connect, receive, send, why_not
 
     if patient.project is None:
         return
-    if reason := warm.why_not(patient.project.settings.warm):
+    if reason := why_not(patient.project.settings.warm):
         yield Finding("warm server", "ok", f"kernels are ordinary ones: {reason}")
         return
     try:
-        channel = warm.connect(warm.Place(patient.root))
+        channel = connect(Place(patient.root))
     except (MlopsError, OSError) as error:
         yield Finding("warm server", "warning", str(error), "MLOPS_NB_WARM=0 works on ordinary kernels")
         return
@@ -170,11 +170,11 @@ def check_warm(patient: Patient) -> Iterator[Finding]:
         yield Finding("warm server", "ok", "none runs; the first kernel starts one")
         return
     with channel:
-        pid = warm.check_peer(channel)
+        pid = check_peer(channel)
         channel.settimeout(0.8)
         try:
-            warm.send(channel, {"do": "status"})
-            answer, _ = warm.receive(channel)
+            send(channel, {"do": "status"})
+            answer, _ = receive(channel)
         except (OSError, EOFError, ValueError) as error:
             yield Finding(
                 "warm server", "warning", f"process {pid} does not answer: {error or 'it closed'}", f"kill {pid}"
