@@ -25,7 +25,6 @@ from .markup import PICTURE, PICTURES, POLICY, Room
 from .project import Project, write_text
 from .pull_request import Summary
 from .report import write_report
-from .results import judge_run
 from .sides import Now, Then
 from .summary_text import Links, clean, markdown
 
@@ -91,7 +90,7 @@ def _notebooks(project: Project, summary: Summary, folder: Path) -> dict[str, st
                 shutil.copyfile(RunFolder(project, item.run).log, (folder / name).with_suffix(".log"))
             with suppress(MlopsError, OSError, ValueError):
                 run = Ledger(project, wait=1).find(item.run)
-                write_report(project, run, folder / f"runs/{safe_name(item.stage)}.html", judge_run(project, run))
+                write_report(project, run, folder / f"runs/{safe_name(item.stage)}.html")
     return found
 
 # %% ../nbs/40f_summary_page.ipynb #e47d2e8d
