@@ -6,8 +6,8 @@ nothing of it; `mlops_nb.testing` does the work, once it is asked to.
 
 from __future__ import annotations
 
-import sys
 import tomllib
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -63,16 +63,37 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 @pytest.fixture
-def notebook(request: pytest.FixtureRequest) -> Any:
+def notebook(request: pytest.FixtureRequest) -> Iterator[Any]:
     """Run a notebook, or some of its cells, in a kernel of its own: see `mlops_nb.testing.NotebookFixture`"""
     from mlops_nb.testing import NotebookFixture
 
     made = NotebookFixture(request.config.rootpath, request.path.parent)
-    request.addfinalizer(made.close)
-    return made
+    yield made
+    made.close()
+
+
+def _plugin(config: pytest.Config) -> Any:
+    """The plugin, when notebooks run"""
+    return config.pluginmanager.get_plugin("mlops_nb_notebooks")
 
 
 def pytest_report_header(config: pytest.Config) -> list[str]:
     """One line, when notebooks run"""
-    plugin = config.pluginmanager.get_plugin("mlops_nb_notebooks")
-    return plugin.header() if plugin is not None and "mlops_nb.testing" in sys.modules else []
+    plugin = _plugin(config)
+    return plugin.header() if plugin is not None else []
+
+
+def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:
+    """What the plugin has to say at the end"""
+    plugin = _plugin(config)
+    if plugin is not None and plugin.summary:
+        terminalreporter.section("notebooks")
+        for line in plugin.summary:
+            terminalreporter.write_line(line)
+
+
+def pytest_unconfigure(config: pytest.Config) -> None:
+    """When no test ran, there may still be a process"""
+    plugin = _plugin(config)
+    if plugin is not None and not plugin.closed:
+        plugin.close()

@@ -95,8 +95,9 @@ class Ordinary:
         from nbclient.exceptions import CellTimeoutError, DeadKernelError
 
         began, limit = time.monotonic(), deadline - time.monotonic()
-        patience: Any = max(0.05, min(limit, cell.timeout or float("inf"), 1e9))
-        self.client.timeout = patience
+        patience = max(0.05, min(limit, cell.timeout or float("inf"), 1e9))
+        client: Any = self.client
+        client.timeout_func = lambda cell: patience
         made = nbformat.v4.new_code_cell(cell.source)
         self.client.nb.cells.append(made)
         self.results.begin(cell)

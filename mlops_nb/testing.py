@@ -234,6 +234,8 @@ class Plugin:
             config.args += [str(path) for path in self.paths if str(path) not in config.args]
         self.ahead: dict[str, Future[Counted]] = {}  # notebooks that run already
         self.seen: set[str] = set()
+        self.summary: list[str] = []  # lines for the end
+        self.closed = False
         self.threads: ThreadPoolExecutor | None = None
         self.pipeline: PipelineTests | None = None
         self.folder: tempfile.TemporaryDirectory[str] | None = None
@@ -431,19 +433,30 @@ class Plugin:
                 if name == SECONDS:
                     self.seconds += [(seconds, report.nodeid, number) for number, seconds in cells]
 
-    def pytest_terminal_summary(self, terminalreporter: Any) -> None:
-        "The slowest cells, and exported cells that nothing in their own notebook calls"
+    @pytest.hookimpl(wrapper=True, trylast=True)
+    def pytest_runtestloop(self) -> Any:
+        "All is done within the loop, after which lines are no longer counted"
+        try:
+            return (yield)
+        finally:
+            self.summary = [*self.slowest(), *self.uncalled()]
+            self.close()
+
+    def slowest(self) -> Iterator[str]:
+        "The slowest cells, if somebody asks"
         count = self.config.getoption("notebook_durations")
         if count and self.seconds:
-            terminalreporter.section(f"slowest {count} cells")
+            yield f"slowest {count} cells"
             for seconds, file, number in sorted(self.seconds, reverse=True)[:count]:
-                terminalreporter.write_line(f"{seconds:7.2f}s  {file}, cell {number}")
+                yield f"{seconds:7.2f}s  {file}, cell {number}"
+
+    def uncalled(self) -> Iterator[str]:
+        "Exported cells that nothing in their own notebook calls"
         found = {file: cells for file, cells in sorted(self.untouched.items()) if cells}
         if found:
-            terminalreporter.section("exported cells that no cell of their notebook calls")
-            for file, cells in found.items():
-                shown = ", ".join(f"cell {number} ({', '.join(names)})" for number, *names in cells)
-                terminalreporter.write_line(f"{file}: {shown}")
+            yield "exported cells that no cell of their notebook calls:"
+        for file, cells in found.items():
+            yield f"{file}: " + ", ".join(f"cell {number} ({', '.join(names)})" for number, *names in cells)
 
     def run_stage(self, item: pytest.Item, path: Path) -> None:
         "Run a stage after those that it depends on, in a copy of the project; none of them runs twice"
@@ -458,8 +471,9 @@ class Plugin:
             pytest.skip(str(error))
         item.user_properties.append((TOOK, run.seconds))
 
-    def pytest_unconfigure(self) -> None:
+    def close(self) -> None:
         "End what was started"
+        self.closed = True
         if self.threads is not None:
             self.threads.shutdown(wait=False, cancel_futures=True)
         self.kernels.close()
