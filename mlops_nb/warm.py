@@ -303,10 +303,14 @@ def warm_kernel(
     outputs: tuple[int | None, int | None] = (None, None),  # its stdout and stderr; ours when None
     independent: bool = False,  # outlives this process
     any_port: bool = False,  # it may choose its ports, whatever the connection file says
+    copy: Path | None = None,  # the root of a copy of the project, in which the kernel works
 ) -> WarmProcess:
     "Fork a kernel; NotWarm when only an ordinary one will do"
-    message = surroundings(cwd, environment)
+    own = {name: value for name, value in environment.items() if copy and str(copy) in value}
+    like = {name: value.replace(str(copy), str(place.root)) for name, value in own.items()}  # as in the project itself
+    message = surroundings(cwd, environment | like)
     message |= {"do": "kernel", "command": [*command], "sources": [*sources], "any_port": any_port}
+    message |= {"moved": [str(place.root), str(copy)] if copy else [], "own": own}
     ours = os.pidfd_open(os.getpid())
     with open(os.devnull, "rb") as nothing:  # noqa: PTH123
         files = [nothing.fileno(), *(number if file is None else file for number, file in enumerate(outputs, 1))]
