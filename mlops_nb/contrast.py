@@ -11,7 +11,7 @@ __all__ = ['MANY', 'LEVELS', 'PICTURES', 'TABLES', 'ValueChange', 'flat', 'few',
 import math
 import re
 from collections.abc import Collection, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from .errors import ParamsError
@@ -238,26 +238,27 @@ def compare_plots(
     "The pictures of both sides, and the files of declared plots, that differ"
     owners = _owners(then) | _owners(now)
     plots = {*declared(then, "plots"), *declared(now, "plots")}
-    found = {}
+    found: dict[str, PlotChange] = {}
+    for plot in [*_git_changes(then, uncommitted), *_dvc_changes(then, now)]:
+        if plot.is_picture or _within(plot.path, plots):
+            found.setdefault(plot.path, replace(plot, stage=_owner(plot.path, owners)))
+    return sorted(found.values(), key=lambda plot: (not plot.is_picture, plot.path))
+
+
+def _git_changes(then: Then, uncommitted: Collection[str]) -> Iterator[PlotChange]:
+    "Files that git has on one side at least"
     for item in then.revision.changed():
         path = item.path or item.before
-        if path.lower().endswith(PICTURES) or _within(path, plots):
-            kind = (
-                "new"
-                if not item.before
-                else "gone"
-                if not item.path
-                else "changed"
-                if item.path == item.before
-                else "renamed"
-            )
-            tracked = (True, path not in uncommitted)
-            found[path] = PlotChange(path, kind, _owner(path, owners), item.before, tracked)
+        known = "changed" if item.path == item.before else "renamed"
+        kind = "new" if not item.before else "gone" if not item.path else known
+        yield PlotChange(path, kind, "", item.before, (True, path not in uncommitted))
+
+
+def _dvc_changes(then: Then, now: Now) -> Iterator[PlotChange]:
+    "Files that DVC keeps"
     for path, before, after in _cached_changes(then, now):
-        if path not in found and (path.lower().endswith(PICTURES) or _within(path, plots)):
-            kind = "new" if not before else "gone" if not after else "changed"
-            found[path] = PlotChange(path, kind, _owner(path, owners), path if before else "", (False, False))
-    return sorted(found.values(), key=lambda plot: (not plot.is_picture, plot.path))
+        kind = "new" if not before else "gone" if not after else "changed"
+        yield PlotChange(path, kind, "", path if before else "", (False, False))
 
 
 def _cached_changes(then: Then, now: Now) -> Iterator[tuple[str, str, str]]:

@@ -14,6 +14,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
+from socket import socket
 from sysconfig import get_path
 
 from .doctor import Check, Finding, Patient, said
@@ -51,21 +52,21 @@ def check_packages(patient: Patient) -> Iterator[Finding]:
     if not lock.file:
         yield Finding("packages", "warning", "no lock", "python -m pip list --format=freeze > requirements.txt")
         return
-    used = stage_packages(patient.project)
+    yield from _held(lock, stage_packages(patient.project))
+
+
+def _held(lock: Lock, used: set[str]) -> Iterator[Finding]:
     other, missing, count = _compared(lock, used)
-    remedy = _install(lock.file)
+    remedy, seen = _install(lock.file), f"not as {lock.file} pins it"
     if any(name in used for name in other):
-        yield Finding(
-            "packages", "broken", f"not as {lock.file} pins it, and a stage uses it: {_few(other, used)}", remedy
-        )
+        yield Finding("packages", "broken", f"{seen}, and a stage uses it: {_few(other, used)}", remedy)
     elif other:
-        yield Finding("packages", "warning", f"not as {lock.file} pins it: {_few(other, used)}", remedy)
+        yield Finding("packages", "warning", f"{seen}: {_few(other, used)}", remedy)
     else:
         yield Finding("packages", "ok", f"{count} of {len(lock.versions)} in {lock.file} installed, as it pins them")
     if missing:
-        yield Finding(
-            "packages", "warning", f"a stage uses it, and it is not installed: {', '.join(missing[:5])}", remedy
-        )
+        seen = f"a stage uses it, and it is not installed: {', '.join(missing[:5])}"
+        yield Finding("packages", "warning", seen, remedy)
 
 
 def stage_packages(project: Project) -> set[str]:
@@ -154,7 +155,7 @@ def check_kernel(patient: Patient) -> Iterator[Finding]:
 
 def check_warm(patient: Patient) -> Iterator[Finding]:
     "Whether a warm server runs, and answers"
-    from mlops_nb.warm import Place, check_peer, connect, receive, send, why_not
+    from mlops_nb.warm import Place, connect, why_not
 
     if patient.project is None:
         return
@@ -170,19 +171,25 @@ def check_warm(patient: Patient) -> Iterator[Finding]:
         yield Finding("warm server", "ok", "none runs; the first kernel starts one")
         return
     with channel:
-        pid = check_peer(channel)
-        channel.settimeout(0.8)
-        try:
-            send(channel, {"do": "status"})
-            answer, _ = receive(channel)
-        except (OSError, EOFError, ValueError) as error:
-            yield Finding(
-                "warm server", "warning", f"process {pid} does not answer: {error or 'it closed'}", f"kill {pid}"
-            )
-            return
+        yield _answer(channel)
+
+
+def _answer(channel: socket) -> Finding:
+    "What the server says of itself"
+    from mlops_nb.warm import check_peer, receive, send
+
+    pid = check_peer(channel)
+    channel.settimeout(0.8)
+    try:
+        send(channel, {"do": "status"})
+        answer, _ = receive(channel)
+    except (OSError, EOFError, ValueError) as error:
+        return Finding(
+            "warm server", "warning", f"process {pid} does not answer: {error or 'it closed'}", f"kill {pid}"
+        )
     states = ", ".join(f"{item['state']}" for item in answer.get("templates", []))
     kernels = len(answer.get("kernels", []))
-    yield Finding("warm server", "ok", f"process {pid}, {kernels} kernels run; templates: {states or 'none yet'}")
+    return Finding("warm server", "ok", f"process {pid}, {kernels} kernels run; templates: {states or 'none yet'}")
 
 # %% ../nbs/41a_machine.ipynb #8875b1de
 CHECKS: dict[str, Check] = {

@@ -214,11 +214,9 @@ def check_lab(patient: Patient) -> Iterator[Finding]:
         version("jupyterlab")
     except PackageNotFoundError:
         return
+    names = ("jupyter_lab_config", "jupyter_server_config")
     files = [
-        Path(folder) / f"jupyter_{name}_config.{kind}"
-        for folder in jupyter_config_path()
-        for name in ("lab", "server")
-        for kind in ("json", "py")
+        Path(folder) / f"{name}.{kind}" for folder in jupyter_config_path() for name in names for kind in ("json", "py")
     ]
     files += [Path(folder) / "lab/settings/overrides.json" for folder in jupyter_path()]
     files += [patient.root / "Makefile", patient.root / "jupyter_lab_config.py"]

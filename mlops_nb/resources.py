@@ -101,25 +101,25 @@ def check_disk(patient: Patient) -> Iterator[Finding]:
     places = {"project": root, "temporary files": Path(tempfile.gettempdir())}
     if project is not None:
         places["DVC's cache"] = cached(project, "0" * 32).parents[3]
-    free, tight = {}, []
-    for name, path in places.items():
-        there = next(folder for folder in (path, *path.parents) if folder.exists())
-        usage, nodes = shutil.disk_usage(there), os.statvfs(there) if hasattr(os, "statvfs") else None
-        free[name] = f"{name} {usage.free / 2**30:.1f} GiB"
-        if usage.free < TIGHT or (nodes and nodes.f_files and nodes.f_favail < 1000):
-            what = f"{usage.free >> 20} MiB" if usage.free < TIGHT else "no room for more files"
-            tight.append(
-                Finding(
-                    "disk",
-                    "broken" if usage.free < FULL else "warning",
-                    f"{name}, {path}: {what} free",
-                    "mlops-nb runs gc",
-                )
-            )
-    yield from tight or [Finding("disk", "ok", f"free: {', '.join(free.values())}")]
+    free = {name: _free(path) for name, path in places.items()}
+    tight = [_tight(name, path, free[name]) for name, path in places.items() if free[name] < TIGHT]
+    room = ", ".join(f"{name} {size / 2**30:.1f} GiB" for name, size in free.items())
+    yield from tight or [Finding("disk", "ok", f"free: {room}")]
     if not os.access(root, os.W_OK):
         yield Finding("disk", "warning", f"{root} cannot be written, so nothing can run here", f"chmod u+w {root}")
     yield from _runtime()
+
+
+def _free(path: Path) -> int:
+    "Bytes that are free where a path is, or will be; none when no file can be made any more"
+    there = next(folder for folder in (path, *path.parents) if folder.exists())
+    nodes = os.statvfs(there) if hasattr(os, "statvfs") else None
+    return 0 if nodes and nodes.f_files and nodes.f_favail < 100 else shutil.disk_usage(there).free
+
+
+def _tight(name: str, path: Path, free: int) -> Finding:
+    state = "broken" if free < FULL else "warning"
+    return Finding("disk", state, f"{name}, {path}: {free >> 20} MiB free", "mlops-nb runs gc")
 
 
 def _runtime() -> Iterator[Finding]:
@@ -144,34 +144,34 @@ WATCHES = "sudo sysctl fs.inotify.max_user_watches=524288"
 
 def check_limits(patient: Patient) -> Iterator[Finding]:
     "Open files, watches on folders, and memory that processes share"
-    low = []
+    low = [*_open_files(), *_watches(patient.root), *_shared_memory()]
+    fine = "open files, inotify watches and shared memory are enough"
+    yield from [Finding("limits", "warning", *one) for one in low] or [Finding("limits", "ok", fine)]
+
+
+def _open_files() -> Iterator[tuple[str, str]]:
     with suppress(ImportError):
         import resource
 
         soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
         if 0 <= soft < FILES:
-            low.append(Finding("limits", "warning", f"{soft} open files for each process", f"ulimit -n {FILES * 4}"))
+            yield f"{soft} open files for each process", f"ulimit -n {FILES * 4}"
+
+
+def _watches(root: Path) -> Iterator[tuple[str, str]]:
     watches, instances = (_number(f"/proc/sys/fs/inotify/max_user_{name}") for name in ("watches", "instances"))
-    folders = _folders(patient.root)
+    folders = _folders(root)
     if watches is not None and watches < 2 * folders:
-        low.append(
-            Finding("limits", "warning", f"{watches} inotify watches, and the project has {folders} folders", WATCHES)
-        )
+        yield f"{watches} inotify watches, and the project has {folders} folders", WATCHES
     if instances is not None and instances < INSTANCES:
-        remedy = f"sudo sysctl fs.inotify.max_user_instances={INSTANCES * 4}"
-        low.append(Finding("limits", "warning", f"{instances} inotify instances", remedy))
-    shared = Path("/dev/shm")  # noqa: S108
-    if shared.is_dir() and shutil.disk_usage(shared).total < SHARED:
-        size = shutil.disk_usage(shared).total >> 20
-        low.append(
-            Finding(
-                "limits",
-                "warning",
-                f"{shared} has {size} MiB, too little for workers of a DataLoader",
-                "docker run --shm-size=2g",
-            )
-        )
-    yield from low or [Finding("limits", "ok", "open files, inotify watches and shared memory are enough")]
+        yield f"{instances} inotify instances", f"sudo sysctl fs.inotify.max_user_instances={INSTANCES * 4}"
+
+
+def _shared_memory() -> Iterator[tuple[str, str]]:
+    folder = Path("/dev/shm")  # noqa: S108
+    size = shutil.disk_usage(folder).total if folder.is_dir() else SHARED
+    if size < SHARED:
+        yield f"{folder} has {size >> 20} MiB, too little for workers of a DataLoader", "docker run --shm-size=2g"
 
 
 def _number(path: str) -> int | None:

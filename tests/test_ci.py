@@ -251,7 +251,6 @@ def test_a_broken_file_is_noted_and_the_rest_is_told(branched: Path, file: str, 
     found = told(branched, run, "--base", "main")
     assert file in json.dumps([found["notes"], found["stages"]])
     assert "colours.shade in colours.py" in [item["words"] for item in found["code"]]
-    summary(branched, run, "--base", "main")
 
 
 def test_a_broken_base(branched: Path, run: Run) -> None:
