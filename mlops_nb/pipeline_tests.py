@@ -32,7 +32,7 @@ from .progress import Quiet
 from .project import Project, read_text, write_text, yaml_values
 from .samples import copy_file, sample, texts
 from .sandbox import check_profile, copy_for_tests, lay_over, plain_environment, room
-from .stage import is_ours
+from .stage import is_ours, make_plan
 
 # %% ../nbs/48_pipeline_tests.ipynb #7c03dc58
 @dataclass(frozen=True)
@@ -243,7 +243,7 @@ class PipelineTests:
 
     def _result(self, copy: Project, step: Step) -> Run | MlopsError:
         "Run a step after all others that it reads from"
-        for other in upstream(self.steps, step.name)[:-1]:
+        for other in upstream(self.steps, step.name):
             found = self.results.get(other.name)
             if isinstance(found, MlopsError) and not isinstance(found, UpstreamFailed):
                 return UpstreamFailed(step.name, other.name, found, tested=other.kind != "command")
@@ -260,6 +260,10 @@ class PipelineTests:
             return run(copy, Request(name, profile=self.profile_name), _Warnings())
         except StageFailed as error:
             raise _told(copy, name, error) from error
+        except MlopsError as error:  # it did not begin; perhaps the stages do not fit together
+            broken, steps = make_plan(copy).broken, upstream(self.steps, name)
+            files = [self.known[step.name].notebook.file for step in steps if step.name in self.known]
+            raise next((broken[file] for file in files if file in broken), error) from error
 
     def _place_data(self, copy: Project, step: Step) -> None:
         "Samples of what it reads and no stage writes; tables first, since they may name files of a folder"

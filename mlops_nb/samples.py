@@ -15,7 +15,7 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from hashlib import sha256
 from importlib import import_module
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 from zipfile import ZIP_STORED, ZipFile
 
@@ -45,7 +45,9 @@ def sample_arrays(source: Path, target: Path, rows: int, seed: int) -> str | Non
     with numpy.load(source, allow_pickle=False) as file:
         arrays = {name: file[name] for name in file.files}
     lengths = {name: len(array) for name, array in arrays.items() if array.ndim and len(array) > rows}
-    if not lengths or {"indices", "indptr"} & arrays.keys():  # the second are parts of a sparse matrix
+    if {"indices", "indptr"} <= arrays.keys():
+        raise NotATable("it is a sparse matrix")
+    if not lengths:
         return None
     made = {**arrays}
     for length in {*lengths.values()}:
@@ -108,7 +110,7 @@ def _rows(source: Path, target: Path, rows: int, seed: int) -> str:
     except NotATable:
         raise
     except Exception as error:  # each library has errors of its own for a file that is no such file
-        if "allow_pickle" in str(error):
+        if "allow_pickle" in str(error) or "Python objects" in str(error):
             raise NotATable("it holds Python objects") from error
         remedy = "correct the file, or its name"
         seen = f"{type(error).__name__}: {error}"
@@ -127,7 +129,7 @@ LARGE = 1 << 20  # bytes; a smaller one of many tables is copied whole
 def sample_folder(source: Path, target: Path, rows: int, seed: int, named: Collection[str]) -> str:
     "Write some files of a folder, and samples of its tables"
     folders = _files(source)
-    kept, words = {*_alone(folders, rows)}, []
+    kept, words = {name for name in _alone(folders, rows) if (source / name).exists()}, []
     for name in sorted(kept):
         said = sample(source / name, target / name, rows, seed)
         words += [] if said.startswith("copied whole") else [f"{name}: {said}"]
@@ -167,40 +169,46 @@ def _place(source: Path, target: Path, rows: int, seed: int) -> None:
         copy_file(source, target)
 
 # %% ../nbs/47_samples.ipynb #32f104f1
+def _last(name: str) -> str:
+    return name.rpartition("/")[2]
+
+
+def _kind(name: str) -> str:
+    return _last(name).rpartition(".")[2].lower()
+
+
 def _alone(folders: Mapping[str, Sequence[str]], rows: int) -> Iterator[str]:
     "The files that have few of their kind beside them, in a folder of many, or in all folders"
-    kinds = {name: PurePosixPath(name).suffix.lower() for names in folders.values() for name in names}
-    total = Counter(kinds.values())
+    total = Counter(_kind(name) for names in folders.values() for name in names)
     for names in folders.values():
-        here = Counter(kinds[name] for name in names)
+        here = Counter(map(_kind, names))
         among = max(here.values(), default=0) > ALONE
-        yield from (name for name in names if here[kinds[name]] <= ALONE and (among or total[kinds[name]] <= rows))
+        yield from (name for name in names if here[_kind(name)] <= ALONE and (among or total[_kind(name)] <= rows))
 
 
 def _first(names: Iterable[str], wanted: int, seed: int) -> list[str]:
     "Some of the names, whatever they are beside"
-    return sorted(names, key=lambda name: sha256(f"{seed} {PurePosixPath(name).name}".encode()).digest())[:wanted]
+    return sorted(names, key=lambda name: sha256(f"{seed} {_last(name)}".encode()).digest())[:wanted]
 
 
 def _chosen(names: Sequence[str], wanted: int, seed: int, source: Path, named: Collection[str]) -> list[str]:
     "Some files of a folder, those of one name together"
     groups: dict[str, list[str]] = {}
     for name in names:
-        groups.setdefault(PurePosixPath(name).name.partition(".")[0], []).append(name)
-    first = {*_first(groups, wanted, seed)}
-    return [
-        name
-        for stem, files in groups.items()
-        for name in files
-        if stem in first or any(_is_named(source / one, stem, named) for one in files)
-    ]
+        groups.setdefault(_last(name).partition(".")[0], []).append(name)
+    first, lasts = {*_first(groups, wanted, seed)}, {_last(text) for text in named}
+    for stem, files in groups.items():
+        near = not lasts.isdisjoint({stem, *map(_last, files)})
+        if near and any(_is_named(source / name, stem, named) for name in files):
+            first.add(stem)
+    return [name for stem, files in groups.items() for name in files if stem in first]
 
 
 def _is_named(path: Path, stem: str, named: Collection[str]) -> bool:
     "Is one of the texts the path, or its last parts, or these without suffix?"
     for last in (path.name, stem):
         parts = [*path.parts[:-1], last]
-        if named and any("/".join(parts[place:]) in named for place in range(len(parts))):
+        if any("/".join(parts[place:]) in named for place in range(len(parts))):
             return True
     return False
 

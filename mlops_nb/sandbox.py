@@ -69,16 +69,15 @@ TOLD = (
 @contextmanager
 def plain_environment() -> Iterator[None]:
     "Environment variables as for a command that a person types in the copy"
-    before = dict(os.environ)
+    before = {name: os.environ.pop(name) for name in TOLD if name in os.environ}
+    path = os.environ.get("PATH", "")
+    if not shutil.which("mlops-nb"):
+        os.environ["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{path}"
     try:
-        for name in TOLD:
-            os.environ.pop(name, None)
-        if not shutil.which("mlops-nb"):
-            os.environ["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"
         yield
-    finally:
-        os.environ.clear()
+    finally:  # one by one: other threads may be looking
         os.environ.update(before)
+        os.environ["PATH"] = path
 
 
 def copy_for_tests(

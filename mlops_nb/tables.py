@@ -300,7 +300,8 @@ def _classes(reader: Reader, parts: Sequence[Part]) -> Columns:
     columns = Columns(
         field.name
         for field in reader.schema
-        if any(test(field.type.value_type if types.is_dictionary(field.type) else field.type) for test in plain)
+        if reader.schema.names.count(field.name) == 1
+        and any(test(field.type.value_type if types.is_dictionary(field.type) else field.type) for test in plain)
     )
     for part in parts:
         start = part.start

@@ -1,28 +1,24 @@
 """Stages are tested in a copy, on samples of the data: nothing of the project is touched, whatever they do."""
 
 import json
-import os
 import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
-import pyarrow as pa
-import pyarrow.feather as feather
-import pyarrow.parquet as pq
 import pytest
 from conftest import Run, commit, environment, notebook
 from kernels import alive, server_status, until
 
-from mlops_nb.errors import DataError, MlopsError, ParamsError, StageFailed
+from mlops_nb.errors import DataError, ParamsError, StageError, StageFailed
 from mlops_nb.pipeline_tests import PipelineTests, StageTestFailed, UpstreamFailed
 from mlops_nb.project import find_project
-from mlops_nb.samples import sample
+from mlops_nb.samples import sample, texts
 from mlops_nb.sandbox import PREFIX
 
 SPLIT = (
@@ -41,7 +37,6 @@ COUNT = (
     "lines = Path(table).read_text().splitlines()",
     "Path(scores).write_text(json.dumps({'lines': len(lines), 'classes': len({line[-1] for line in lines[1:]})}))",
 )
-Make = Callable[..., Path]
 
 
 @pytest.fixture(scope="module")
@@ -111,7 +106,7 @@ def test_stages_run_in_order_on_a_sample_and_touch_nothing(project: Path, place:
         assert split.parameters["every"] == {"value": 2, "origin": "params.smoke.yaml"}
         assert tests.check("count") is run
         assert tests.copy is not None
-        module = (tests.copy.root / f"reports/split/notebook.ipynb").read_text()
+        module = (tests.copy.root / "reports/split/notebook.ipynb").read_text()
         assert "src/helper.py" in module
         assert str(project) not in module
         assert not server_status(tests.copy.root)
@@ -144,7 +139,7 @@ def test_a_failure_names_the_cell_and_what_was_not_tested(project: Path, place: 
     with pipeline_of(project, place) as tests:
         with pytest.raises(UpstreamFailed, match="count: not tested: split, from which it reads, failed") as skipped:
             tests.check("count")
-        with pytest.raises(StageTestFailed, match="1_split.ipynb: cell 6: failed: NameError: name 'none'") as failed:
+        with pytest.raises(StageTestFailed, match=r"1_split\.ipynb: cell 6: failed: NameError: name 'none'") as failed:
             tests.check("split")
         assert skipped.value.upstream == "split"
         assert skipped.value.error is failed.value
@@ -160,7 +155,7 @@ def test_an_output_that_is_not_written(project: Path, place: Path) -> None:
     edit(project / "notebooks/1_split.ipynb", "Path(table).write_text", "print")
     with (
         pipeline_of(project, place) as tests,
-        pytest.raises(StageFailed, match="out/table.csv: declared and not written"),
+        pytest.raises(StageFailed, match=r"out/table\.csv: declared and not written"),
     ):
         tests.check("split")
 
@@ -168,7 +163,9 @@ def test_an_output_that_is_not_written(project: Path, place: Path) -> None:
 def test_missing_data(project: Path, place: Path) -> None:
     (project / "data/raw.csv").unlink()
     with pipeline_of(project, place) as tests:
-        with pytest.raises(DataError, match="data/raw.csv: .* missing data; run dvc pull data/raw.csv.dvc") as missing:
+        with pytest.raises(
+            DataError, match=r"data/raw\.csv: .* missing data; run dvc pull data/raw\.csv\.dvc"
+        ) as missing:
             tests.check("split")
         assert "copies" not in str(missing.value)
         with pytest.raises(UpstreamFailed):
@@ -184,7 +181,7 @@ def test_data_in_git_only(project: Path, place: Path, run: Run) -> None:
 
 
 def test_a_profile_is_checked(project: Path, place: Path) -> None:
-    with pytest.raises(ParamsError, match="no such profile: expected params.fast.yaml; did you mean|there is smoke"):
+    with pytest.raises(ParamsError, match=r"no such profile: expected params\.fast\.yaml; there is smoke"):
         pipeline_of(project, place, profile="fast")
     (project / "params.smoke.yaml").write_text("split:\n  evry: 2\n")
     with pipeline_of(project, place) as tests:
@@ -198,22 +195,22 @@ def test_a_profile_is_checked(project: Path, place: Path) -> None:
     ):
         tests.check("split")
     (project / "params.smoke.yaml").write_text("split:\n  every: two\n")
-    with pipeline_of(project, place) as tests, pytest.raises(ParamsError, match="params.smoke.yaml: split.every"):
+    with pipeline_of(project, place) as tests, pytest.raises(ParamsError, match=r"params\.smoke\.yaml: split\.every"):
         tests.check("split")
 
 
 def test_what_is_not_declared(project: Path, place: Path) -> None:
     """A file that git knows is read with a warning, or not at all where that is strict; others are not there"""
     edit(project / "notebooks/1_split.ipynb", "import helper", "import helper\nPath('notes.csv').read_text()")
-    with pipeline_of(project, place) as tests:
-        with pytest.raises(StageFailed, match=r"notes.csv.*; the copy has what git knows and what stages declare"):
-            tests.check("split")
+    hint = r"notes\.csv.*; the copy has what git knows and what stages declare"
+    with pipeline_of(project, place) as tests, pytest.raises(StageFailed, match=hint):
+        tests.check("split")
     (project / "notes.csv").write_text("a,b\n")
     with pipeline_of(project, place) as tests:
         assert [use.what for use in tests.check("split").undeclared] == ["reads notes.csv, which is no In"]
     with (project / "pyproject.toml").open("a") as file:
         file.write("strict = true\n")
-    with pipeline_of(project, place) as tests, pytest.raises(StageFailed, match="reads notes.csv, which is no In"):
+    with pipeline_of(project, place) as tests, pytest.raises(StageFailed, match=r"reads notes\.csv, which is no In"):
         tests.check("split")
 
 
@@ -261,6 +258,116 @@ def test_stages_without_a_notebook(project: Path, place: Path) -> None:
         assert "no-such-program" in failed.value.error.details
     (project / "dvc.yaml").write_text(text + by_hand)
     assert snapshot(project).keys() == before.keys()
+
+
+def test_stages_that_do_not_fit_together(project: Path, place: Path) -> None:
+    """The error is that of the pipeline, not of the copy"""
+    cells = ('other: Out = "out/table.csv"', "open(other, 'w')")
+    (project / "notebooks/3_other.ipynb").write_text(notebook(*cells))
+    with (
+        pipeline_of(project, place) as tests,
+        pytest.raises(StageError, match=r"other writes out/table\.csv: two writ"),
+    ):
+        tests.check("other")
+    edit(project / "notebooks/3_other.ipynb", "out/table.csv", "data/raw.csv")
+    with pipeline_of(project, place) as tests, pytest.raises(StageError, match="data overwritten"):
+        tests.check("other")
+
+
+@pytest.fixture(scope="module")
+def table() -> pd.DataFrame:
+    """Rows of three classes, of which one is rare"""
+    generator = np.random.default_rng(0)
+    count = 20_000
+    columns = {
+        "row": np.arange(count),
+        "value": generator.normal(size=count),
+        "kind": pd.Categorical(generator.choice(["u", "v", "w"], count)),
+        "flag": np.arange(count) == 12_345,
+        "label": np.where(np.arange(count) % 2000 == 7, "rare", generator.choice(["often", "more often"], count)),
+    }
+    return pd.DataFrame(columns)
+
+
+@pytest.mark.parametrize("name", ["t.parquet", "t.feather", "t.csv", "t.csv.gz", "t.tsv", "t.csv.zip", "t.jsonl"])
+def test_a_sample_of_a_table(table: pd.DataFrame, tmp_path: Path, name: str) -> None:
+    """Rows of the table in their order, with every class, and the same kind of file"""
+    writers: dict[str, tuple[Any, Any]] = {
+        ".parquet": (lambda path: table.to_parquet(path, row_group_size=1000), pd.read_parquet),
+        ".feather": (table.to_feather, pd.read_feather),
+        ".tsv": (lambda path: table.to_csv(path, sep="\t", index=False), lambda path: pd.read_csv(path, sep="\t")),
+        ".jsonl": (
+            lambda path: table.to_json(path, orient="records", lines=True, double_precision=15),
+            lambda path: pd.read_json(path, lines=True),
+        ),
+    }
+    write, read = writers.get(Path(name).suffix, (lambda path: table.to_csv(path, index=False), pd.read_csv))
+    write(tmp_path / name)
+    assert sample(tmp_path / name, tmp_path / "out" / name, 100) == "100 of 20000 rows"
+    found = read(tmp_path / "out" / name)
+    expected = read(tmp_path / name).iloc[found["row"]].reset_index(drop=True)
+    pd.testing.assert_frame_equal(found, expected)
+    assert found["row"].is_monotonic_increasing
+    assert found["label"].value_counts()["rare"] >= 5
+    assert {*found["kind"]} == {"u", "v", "w"}
+    assert found["flag"].sum() == 1
+    assert sample(tmp_path / name, tmp_path / "again" / name, 100) == "100 of 20000 rows"
+    if not name.endswith(("gz", "zip")):
+        assert (tmp_path / "again" / name).read_bytes() == (tmp_path / "out" / name).read_bytes()
+
+
+def test_a_sample_of_arrays(tmp_path: Path) -> None:
+    """Pictures and labels belong together, in one file or in two"""
+    labels = np.random.default_rng(0).integers(0, 10, 3000)
+    pictures = np.repeat(labels, 4).reshape(3000, 2, 2)
+    np.save(tmp_path / "pictures.npy", pictures)
+    np.save(tmp_path / "labels.npy", labels)
+    np.savez(tmp_path / "both.npz", pictures=pictures, labels=labels, names=np.array(["a", "b"]))
+    np.save(tmp_path / "objects.npy", np.array([{}] * 500, dtype=object), allow_pickle=True)
+    for name in ("pictures.npy", "labels.npy"):
+        assert sample(tmp_path / name, tmp_path / "out" / name, 50) == "50 of 3000 rows"
+    found = np.load(tmp_path / "out/labels.npy")
+    assert (np.load(tmp_path / "out/pictures.npy")[:, 0, 0] == found).all()
+    assert np.bincount(found).tolist() == [5] * 10
+    assert sample(tmp_path / "both.npz", tmp_path / "out/both.npz", 50).startswith("pictures: 50 of 3000 rows; labels")
+    with np.load(tmp_path / "out/both.npz") as both:
+        assert (both["pictures"][:, 0, 0] == both["labels"]).all()
+        assert len(both["names"]) == 2
+    assert sample(tmp_path / "objects.npy", tmp_path / "out/objects.npy", 5) == "copied whole: it holds Python objects"
+
+
+def test_a_sample_of_a_folder(tmp_path: Path) -> None:
+    """An index names files of it, which are there; data for DVC's cache is not written to"""
+    folder = tmp_path / "faces"
+    for number in range(1000):
+        picture = folder / f"person {number % 20}/{number:04}.png"
+        picture.parent.mkdir(parents=True, exist_ok=True)
+        picture.write_bytes(b"picture")
+        picture.chmod(0o444)
+    names = [f"person {number % 20}/{number:04}.png" for number in range(1000)]
+    pd.DataFrame({"path": names, "age": range(1000)}).to_csv(tmp_path / "index.csv", index=False)
+    (folder / "README.md").write_text("from somewhere")
+    (folder / "gone").symlink_to("nowhere")
+    sample(tmp_path / "index.csv", tmp_path / "out/index.csv", 40)
+    named = texts(tmp_path / "out/index.csv")
+    words = sample(folder, tmp_path / "out/faces", 40, named=named)
+    index = pd.read_csv(tmp_path / "out/index.csv")
+    assert len(index) == 40
+    assert all((tmp_path / "out/faces" / path).exists() for path in index["path"])
+    counts = [len([*path.iterdir()]) for path in (tmp_path / "out/faces").glob("person *")]
+    assert len(counts) == 20
+    assert sum(counts) <= 80
+    assert (tmp_path / "out/faces/README.md").exists()
+    assert words.endswith("of 1002 files")
+    (tmp_path / "out/faces" / index["path"][0]).write_bytes(b"mine")
+    assert (folder / index["path"][0]).read_bytes() == b"picture"
+
+
+@pytest.mark.parametrize("name", ["t.parquet", "t.arrow", "t.csv.gz", "t.csv.zip"])
+def test_a_file_that_is_not_what_its_name_says(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).write_text("something else")
+    with pytest.raises(DataError, match=f"{name}: no .* file that can be read"):
+        sample(tmp_path / name, tmp_path / "out" / name, 10)
 
 
 CHECK = """
