@@ -103,7 +103,7 @@ class Agreements:
     @cached_property
     def known(self) -> dict[str, dict[str, Any]]:
         "By module, as it is kept"
-        with suppress(OSError, ValueError):
+        with suppress(OSError, ValueError, AttributeError):
             values = json.loads(read_text(self.path))
             return {name: value for name, value in values.items() if isinstance(value, dict)}
         return {}
@@ -139,10 +139,8 @@ class Agreements:
 
     def heads(self, modules: Iterable[str]) -> dict[str, str]:
         "What git has of these modules in HEAD"
-        listed = git(self.project.root, "ls-tree", "-r", "-z", "HEAD", "--", *modules).decode(
-            "utf-8", "surrogateescape"
-        )
-        pairs = [line.partition("\t") for line in listed.split("\0") if line]
+        listed = git(self.project.root, "ls-tree", "-r", "-z", "HEAD", "--", *modules)
+        pairs = [line.partition("\t") for line in os.fsdecode(listed).split("\0") if line]
         return {name: kind.split()[2] for kind, _, name in pairs}
 
     def save(self) -> None:

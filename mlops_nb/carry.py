@@ -10,7 +10,7 @@ import ast
 import json
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping
 from copy import deepcopy
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -19,7 +19,7 @@ from .agreement import Standing
 from .directives import split_cell
 from .errors import CheckFailed
 from .faults import stripped
-from .library import Library, cell_id, notebook_of, parts
+from .library import Library, Parts, cell_id, parts
 from .mirror import exported_files, nbdev_writes
 
 # %% ../nbs/15i_carry.ipynb #8eaed45e
@@ -42,64 +42,73 @@ def absolute(
         lines[node.lineno - 1] = line[:start] + re.sub(old, f"from {whole}", line[start:])
     return "".join(lines)
 
-# %% ../nbs/15i_carry.ipynb #d1fd3947
+# %% ../nbs/15i_carry.ipynb #504e4c71
 def carried(
     library: Library,
     standing: Standing,
-    marks: Sequence[str],  # the cells whose code comes from the module
-    old: str,  # the text of the module
-    new: str,  # what the notebooks would give now
+    marks: Collection[str],  # the cells whose code comes from the module
+    texts: tuple[str, str],  # of the module: as it stands, and as the notebooks would give it
     notebooks: Mapping[str, dict[str, Any]],  # by file: all that have to do with the module
+    maker: Callable[[str], str],  # the file of a cell, by its mark
 ) -> dict[str, dict[str, Any]]:
     "The notebooks with the edits of a module; CheckFailed when they cannot have them"
-    module, package = standing.module, _package(library)
-    here, there = parts(old), parts(new)
-    if standing.around or {*here.cells} - {*there.cells}:
-        wish = "edits within cells; what nbdev writes itself belongs into the notebook"
-        raise CheckFailed("cannot be carried back", file=module, expected=wish, remedy="edit the notebook")
-    found = {file: deepcopy(content) for file, content in notebooks.items()}
-    for mark in marks:
-        cell = _cell(found, mark, module)
-        top, _ = split_cell("".join(cell["source"]))
-        try:
-            text = "".join(top) + absolute(here.cells[mark], module, package)
-        except (KeyError, SyntaxError) as error:
-            seen = "its mark is gone" if isinstance(error, KeyError) else error.msg
-            raise CheckFailed("a cell cannot be carried back", file=module, place=mark, seen=seen) from error
-        cell["source"] = text.splitlines(keepends=True) if isinstance(cell["source"], list) else text
-    _prove(library, found, module, {mark: here.cells[mark] for mark in marks}, there.cells)
+    work = _Work(library, standing.module, notebooks, maker)
+    here, there = map(parts, texts)
+    if {*here.cells} - {*there.cells}:
+        raise work.refusal()
+    if gone := {*marks} - {*here.cells}:
+        raise CheckFailed("a cell is gone", file=standing.module, place=min(gone), remedy="remove it in the notebook")
+    if standing.around:  # what does nbdev write around just these cells?
+        whole = work.exported(work.edited(here.cells), here.cells)
+        if (whole.rest, [*whole.cells]) != (here.rest, [*here.cells]):
+            raise work.refusal()
+    edited = {mark: here.cells[mark] for mark in marks}
+    found = work.edited(edited)
+    work.exported(found, {**there.cells, **edited})
     return {file: content for file, content in found.items() if content != notebooks[file]}
 
+# %% ../nbs/15i_carry.ipynb #d1fd3947
+class _Work:
+    "A module and its notebooks"
 
-def _package(library: Library) -> str:
-    return Path(os.path.relpath(library.package, library.root)).as_posix()
+    def __init__(
+        self, library: Library, module: str, notebooks: Mapping[str, dict[str, Any]], maker: Callable[[str], str]
+    ):
+        self.library, self.module, self.notebooks, self.maker = library, module, notebooks, maker
+        self.package = Path(os.path.relpath(library.package, library.root)).as_posix()
 
+    def refusal(self) -> CheckFailed:
+        "What is wrong with an edit outside of all cells"
+        wish = "edits within cells; what nbdev writes itself belongs into the notebook"
+        return CheckFailed("cannot be carried back", file=self.module, expected=wish, remedy="edit the notebook")
 
-def _cell(notebooks: Mapping[str, dict[str, Any]], mark: str, module: str) -> dict[str, Any]:
-    content = notebooks.get(notebook_of(mark, module), {"cells": []})
-    cells: list[dict[str, Any]] = [cell for cell in content["cells"] if cell.get("id") == cell_id(mark)]
-    if len(cells) != 1:
-        raise CheckFailed("a cell cannot be carried back", file=module, place=mark, seen="no such cell")
-    return cells[0]
+    def edited(self, cells: Mapping[str, str]) -> dict[str, dict[str, Any]]:
+        "The notebooks with this code in these cells"
+        found = {file: deepcopy(content) for file, content in self.notebooks.items()}
+        for mark, code in cells.items():
+            there = found.get(self.maker(mark), {"cells": []})["cells"]
+            named = [cell for cell in there if cell.get("id") == cell_id(mark)]
+            if len(named) != 1:
+                raise CheckFailed("a cell has no place in a notebook", file=self.module, place=mark)
+            top, _ = split_cell("".join(named[0]["source"]))
+            text = "".join(top) + self._absolute(code, mark)
+            named[0]["source"] = text.splitlines(keepends=True) if isinstance(named[0]["source"], list) else text
+        return found
 
+    def _absolute(self, code: str, mark: str) -> str:
+        try:
+            return absolute(code, self.module, self.package)
+        except SyntaxError as error:
+            raise CheckFailed("not Python", file=self.module, place=mark, seen=error.msg) from error
 
-def _prove(
-    library: Library,
-    notebooks: Mapping[str, Mapping[str, Any]],
-    module: str,
-    edited: Mapping[str, str],  # cells as the module has them
-    others: Mapping[str, str],  # cells as the notebooks would give them before
-) -> None:
-    "nbdev exports what was carried back as it stood in the module, and the rest as before"
-    data = {library.root / file: json.dumps(stripped(content)).encode() for file, content in notebooks.items()}
-    made = nbdev_writes(library, data, exported_files(library))
-    if made.faults:
-        raise CheckFailed("cannot be carried back", file=module, seen=str(made.faults[0]))
-    text = made.changes.get(module) or (library.root / module).read_text(encoding="utf-8")
-    after = parts(text).cells
-    for mark, code in {**others, **edited}.items():
-        wanted = absolute(code, module, _package(library))
-        if mark not in after or absolute(after[mark], module, _package(library)) != wanted:
-            raise CheckFailed(
-                "a cell cannot be carried back", file=module, place=mark, seen="another text after export"
-            )
+    def exported(self, notebooks: Mapping[str, Mapping[str, Any]], expected: Mapping[str, str]) -> Parts:
+        "The module as nbdev exports it from notebooks, if its cells are as expected"
+        data = {self.library.root / file: json.dumps(stripped(one)).encode() for file, one in notebooks.items()}
+        made = nbdev_writes(self.library, data, exported_files(self.library))
+        if made.faults:
+            raise CheckFailed("cannot be carried back", file=self.module, seen=str(made.faults[0]))
+        after = parts(made.changes.get(self.module) or (self.library.root / self.module).read_text(encoding="utf-8"))
+        for mark, code in expected.items():
+            if self._absolute(after.cells.get(mark, ""), mark) != self._absolute(code, mark):
+                raise CheckFailed("a cell would be another after export", file=self.module, place=mark)
+        return after

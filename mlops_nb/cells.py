@@ -58,8 +58,8 @@ def _error(code: str) -> tuple[int, str] | None:
             compile(code, "<cell>", "exec", dont_inherit=True)
     except SyntaxError as error:
         return error.lineno or 1, error.msg
-    except ValueError as error:  # null bytes
-        return 1, str(error)
+    except (ValueError, RecursionError, MemoryError) as error:  # null bytes; code that is nested too deeply
+        return 1, f"{type(error).__name__}: {error}"
     return None
 
 
@@ -92,7 +92,7 @@ def _names(code: str) -> tuple[set[str], set[str]]:
     try:
         with warnings.catch_warnings(action="ignore"):
             top = symtable.symtable(code, "<cell>", "exec")
-    except (SyntaxError, ValueError):
+    except (SyntaxError, ValueError, RecursionError, MemoryError):
         return set(), set()
     used, bound = set(), set()
     tables: list[symtable.SymbolTable] = [top]

@@ -52,7 +52,7 @@ def export(
     with locked(project):
         clear(library)
         survey = Survey(project, library, only)
-        done.faults = [fault for fault in survey.faults if fault.blocks]
+        done.faults = sorted(fault for fault in survey.faults if fault.blocks)
         if done.faults:
             return done
         settled = _settle(survey, Agreements(project), update, keep, done)
@@ -83,7 +83,7 @@ def _settle(survey: Survey, record: Agreements, update: bool, keep: str, done: E
     "Carry edits back, or give them up when somebody says so; returns the modules that may be overwritten"
     settled: set[str] = set()
     for module, standing in survey.standings(record).items():
-        hard = bool(standing.clash) or standing.state == "unknown" or standing.around
+        hard = bool(standing.clash) or standing.state == "unknown"
         if standing.state == "notebook":
             settled.add(module)
         elif keep == "notebook":
@@ -118,13 +118,13 @@ def _carry(survey: Survey, standing: Standing, kept: bool, done: Exported) -> li
     old, new = survey.text(module), survey.written.changes[module]
     assert old is not None
     assert new is not None
-    found = carried(survey.library, standing, marks, old, new, contents)
+    found = carried(survey.library, standing, marks, (old, new), contents, lambda mark: survey.maker(mark, module))
     for file, content in found.items():
         if (root / file).read_bytes() != before[file]:
             raise CheckFailed("saved meanwhile", file=file, remedy="run it again")
         if kept:
             done.copies += _copy(survey, file)
-        write_notebook(root / file, content)
+        write_notebook((root / file).resolve(), content)
     return [*found]
 
 # %% ../nbs/15l_export.ipynb #5ddddd0c

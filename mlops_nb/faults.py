@@ -74,14 +74,12 @@ def fault_of(error: MlopsError, kind: str, file: str, command: str = "", blocks:
 def find(data: bytes, file: str, role: Role) -> Findings:
     "Everything that is wrong with a notebook, from its bytes"
     try:
-        notebook = parse_notebook(data, file)
+        return _look(parse_notebook(data, file), data, role)
     except NotebookError as error:
         merge = "merge conflict" in str(error)
-        command = "nbdev-fix" if merge else "git restore --source HEAD"
+        command = f"nbdev-fix {file}" if merge else "" if error.remedy else f"git restore --source HEAD {file}"
         kind = "conflict" if merge else "not-a-notebook"
-        return Findings([fault_of(error, kind, file, f"{command} {file}", blocks=True)], [])
-    try:
-        return _look(notebook, data, role)
+        return Findings([fault_of(error, kind, file, command, blocks=True)], [])
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         problem, command = f"not a valid notebook: {error}", f"git restore --source HEAD {file}"
         return Findings([Fault(file, 0, 0, "not-a-notebook", problem, "", command, blocks=True)], [])

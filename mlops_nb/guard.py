@@ -212,4 +212,4 @@ def _mend(path: Path, kinds: Collection[str], library: Library | None) -> bool:
     if library and path in cleaned_notebooks(library) and "lost-tag" not in kinds:
         cleaned = cleaned_text(json.loads(text), library)
         text = text if likely and '"parameters"' not in cleaned else cleaned
-    return path.read_bytes() == data and write_text(path, text)
+    return path.read_bytes() == data and write_text(path.resolve(), text)

@@ -42,7 +42,8 @@ def exported_files(library: Library) -> dict[Path, bytes]:
     if library.package == library.root:
         wish = 'a folder for the package, as lib_path = "core"'
         raise ProjectError("no package", file="pyproject.toml", place="[tool.nbdev] lib_path", expected=wish)
-    files = [path for path in library.package.rglob("*.py") if path.is_file()]
+    found = [path for path in library.package.rglob("*.py") if path.is_file()]
+    files = [path for path in found if ".ipynb_checkpoints" not in path.parts]
     others = [library.notebooks / "llms.txt", library.root / "pyproject.toml"]
     return {path: path.read_bytes() for path in sorted(files) + [path for path in others if path.is_file()]}
 
@@ -65,7 +66,7 @@ def nbdev_writes(
             except Exception as error:
                 fault, notebook = copy.blame(error)
                 found.append(fault)
-                if notebook is None:  # all modules are written then, and the index is not
+                if notebook not in left:  # all modules are written then, and the index is not
                     return Written(copy.changes(files, _is_module), found)
                 left = {path: data for path, data in left.items() if path != notebook}
             else:
@@ -89,18 +90,19 @@ class _Copy:
 
     def place(self, path: Path, data: bytes) -> None:
         "Write a file; a link stays one, for nbdev follows it"
-        here = self.of(path)
+        for part in reversed([path, *path.parents]):
+            if part.is_symlink() and part.is_relative_to(self.top) and not self.of(part).is_symlink():
+                self.of(part).parent.mkdir(parents=True, exist_ok=True)
+                self.of(part).symlink_to(self._real(part.resolve()))
+        here = self._real(path.resolve())
         here.parent.mkdir(parents=True, exist_ok=True)
-        if path.is_symlink():
-            real = path.resolve()
-            inside = real.is_relative_to(self.top)
-            target = self.of(real) if inside else self.folder / "outside" / sha256(os.fsencode(real)).hexdigest()
-            target.parent.mkdir(parents=True, exist_ok=True)
-            target.write_bytes(data)
-            here.unlink(missing_ok=True)
-            here.symlink_to(target)
-        else:
-            here.write_bytes(data)
+        here.write_bytes(data)
+
+    def _real(self, path: Path) -> Path:
+        "The place of what a link leads to, which may be outside of the project"
+        if path.is_relative_to(self.top):
+            return self.of(path)
+        return self.folder / "outside" / path.relative_to(path.anchor)
 
     def changes(self, files: Mapping[Path, bytes], only: Callable[[Path], bool] = bool) -> dict[str, str | None]:
         "What is other than before"
@@ -236,7 +238,7 @@ class _Memory:
         self.versions = [1, sys.version_info[:2], _version("nbdev"), _version("fastcore"), str(library.root), settings]
 
     def _kept(self) -> dict[str, Any]:
-        with suppress(OSError, ValueError):
+        with suppress(OSError, ValueError, TypeError):
             return dict(json.loads(read_text(self.place)))
         return {}
 
@@ -261,12 +263,16 @@ class _Memory:
 
     def agrees(self, bundle: Bundle, files: Mapping[Path, bytes]) -> bool:
         "Was it found that nbdev would write nothing new from these notebooks?"
-        return bool(bundle[1]) and self.key(bundle, files) in self._kept().get("same", [])
+        return bool(bundle[1]) and self.key(bundle, files) in self._same()
+
+    def _same(self) -> list[str]:
+        found = self._kept().get("same")
+        return found if isinstance(found, list) else []
 
     def keep(self, bundles: Sequence[Bundle], files: Mapping[Path, bytes], made: Written) -> None:
         "Remember what was found"
         same = [self.key(one, files) for one in bundles if not made.faults and not {*one[1]} & made.changes.keys()]
-        same += [key for key in self._kept().get("same", []) if key not in same]
+        same += [key for key in self._same() if key not in same]
         faults = [asdict(fault) for fault in made.faults]
         values = {"of": self._whole(bundles, files), "changes": made.changes, "faults": faults, "same": same[:KEPT]}
         with suppress(OSError):
@@ -279,7 +285,7 @@ class _Memory:
 
         with suppress(OSError):
             self.place.parent.mkdir(parents=True, exist_ok=True)
-        writable = os.access(self.place.parent, os.W_OK)
+        writable = self.place.parent.is_dir() and os.access(self.place.parent, os.W_OK)
         with FileLock(self.place.with_suffix(".lock"), mode=0o600) if writable else nullcontext():
             yield
 

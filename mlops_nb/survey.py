@@ -14,8 +14,8 @@ from contextlib import suppress
 from functools import cached_property
 from pathlib import Path
 
-from .agreement import Agreements, Standing, stand
-from .errors import MlopsError
+from .agreement import Agreements, Standing, git, stand
+from .errors import CheckFailed, MlopsError
 from .fault import Fault, listed
 from .faults import code_hash, stripped
 from .inspection import Inspection, doubles, groups, is_below, misplaced_cells
@@ -103,12 +103,20 @@ class Survey:
 
     def data(self, path: Path) -> bytes:
         "A notebook as nbdev gets it"
-        return exportable(self.library, path)
+        file = self.project.relative(path)
+        return exportable(self.library, path, self.findings[file].code)
 
     def text(self, file: str) -> str | None:
         "The text of a module as it stands; None when there is none"
         path = normal(self.library.root / file)
         return self.files[path].decode("utf-8", "surrogateescape") if path in self.files else None
+
+    def maker(self, mark: str, module: str) -> str:
+        "The notebook of a cell in a module; nbdev writes what a link leads to"
+        file = notebook_of(mark, module)
+        real = normal(self.library.root / file)
+        links = (name for name, path in self.paths.items() if path.resolve() == real)
+        return file if file in self.paths else next(links, file)
 
     def standings(self, record: Agreements) -> dict[str, Standing]:
         "The modules that are not what nbdev would write"
@@ -121,9 +129,16 @@ class Survey:
         return {file: text for file, text in same.items() if text is not None}
 
 # %% ../nbs/15k_survey.ipynb #e48c9d26
-def exportable(library: Library, path: Path) -> bytes:
+def exportable(
+    library: Library,
+    path: Path,
+    known: str,  # the hash of what it exported when it was looked at
+) -> bytes:
     "A notebook without its outputs; whole for a project with processors of its own"
-    content = read_notebook(path, os.path.relpath(path, library.root)).content
+    file = os.path.relpath(path, library.root)
+    content = read_notebook(path, file).content
+    if code_hash(content) != known:
+        raise CheckFailed("saved meanwhile", file=file, remedy="run it again")
     return json.dumps(content if library.processors else stripped(content)).encode()
 
 # %% ../nbs/15k_survey.ipynb #827ed0bc
@@ -137,7 +152,9 @@ def ask_ahead(project: Project) -> None:
     if all(path.stat().st_mtime_ns < asked for path in files if path.exists()) or os.fork():
         return
     with suppress(BaseException):  # the command itself will say what is wrong
-        nbdev_would_write(project, library, _bundles(library), lambda path: exportable(library, path))
+        bundles = _bundles(library)
+        known = {path: code for notebooks, _ in bundles for path, code in notebooks.items()}
+        nbdev_would_write(project, library, bundles, lambda path: exportable(library, path, known[path]))
     os._exit(0)
 
 
@@ -145,7 +162,7 @@ def _bundles(library: Library) -> list[Bundle]:
     "What is exported together, if no notebook has a fault"
     known, modules = {}, {}
     for path in exported_notebooks(library):
-        with suppress(MlopsError):
+        with suppress(Exception):
             content = read_notebook(path).content
             found = [library.path_of(one.module) for one in targets(content) if one.module]
             if found or path == library.readme:
@@ -167,7 +184,8 @@ def orphans(survey: Survey) -> Iterator[Fault]:
             blind = notebook in survey.findings and survey.findings[notebook].blocked
             if not blind and not _exports(survey, notebook, file):
                 gone = "exports nothing to it" if (survey.library.root / notebook).exists() else "is gone"
-                yield Fault(file, 0, 0, "orphan-module", f"its notebook {notebook} {gone}", "", f"git rm {file}")
+                remove = "git rm" if git(survey.library.root, "ls-files", "--", file) else "rm"
+                yield Fault(file, 0, 0, "orphan-module", f"its notebook {notebook} {gone}", "", f"{remove} {file}")
 
 
 def _exports(survey: Survey, notebook: str, module: str) -> bool:
@@ -181,7 +199,7 @@ def _exports(survey: Survey, notebook: str, module: str) -> bool:
 def difference(survey: Survey, standing: Standing) -> Fault:
     "A module and its notebook that differ, as a fault"
     file, cell, also = _place(survey, standing)
-    kind, problem, remedy, command = _words(survey, standing, f", and so is {listed('cell', also)}" if also else "")
+    kind, problem, remedy, command = _words(survey, standing, f" (also {listed('cell', also)})" if also else "")
     return Fault(file, cell, 0, kind, problem, remedy, f"mlops-nb export {command}".strip())
 
 
@@ -192,7 +210,7 @@ def _words(survey: Survey, standing: Standing, so: str) -> tuple[str, str, str, 
         blocked = any(fault.blocks for fault in survey.faults)  # a bare export would write nothing
         problem = f"not in {module} yet{so}" if survey.text(module) is not None else f"{module} is not there"
         return "module-behind", problem, "", module if blocked else ""
-    if standing.around and not standing.clash:
+    if standing.around and not (standing.clash or standing.module_cells):
         problem = f"{module} was edited outside of its cells, where nbdev writes what it finds in the notebook"
         return "module-edited", problem, "write it into the notebook, then", keep
     if standing.state == "module":
@@ -211,14 +229,11 @@ def _place(survey: Survey, standing: Standing) -> tuple[str, int, list[int]]:
     "The notebook, the first of its cells that differs, and the others"
     places = cell_places(survey, standing)
     marks = standing.clash or standing.module_cells or standing.notebook_cells
-    if not marks:
+    found = [places[mark] for mark in marks if places[mark][0] in survey.paths]  # a notebook may have been renamed
+    if not found:
         return next(file for file in survey.ready if standing.module in survey.modules[file]), 0, []
-    file, cell = places[marks[0]]
-    return (
-        file,
-        cell,
-        sorted({number for where, number in (places[mark] for mark in marks) if where == file} - {cell, 0}),
-    )
+    file, cell = found[0]
+    return file, cell, sorted({number for where, number in found if where == file} - {cell, 0})
 
 
 def cell_places(survey: Survey, standing: Standing) -> dict[str, tuple[str, int]]:
@@ -226,7 +241,7 @@ def cell_places(survey: Survey, standing: Standing) -> dict[str, tuple[str, int]
     numbers: dict[str, dict[str, int]] = {}
     found = {}
     for mark in [*standing.clash, *standing.module_cells, *standing.notebook_cells]:
-        file = notebook_of(mark, standing.module)
+        file = survey.maker(mark, standing.module)
         if file not in numbers:
             cells = read_notebook(survey.paths[file], file).cells if file in survey.paths else []
             numbers[file] = {cell.id: cell.number for cell in cells}
