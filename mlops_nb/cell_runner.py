@@ -154,6 +154,8 @@ class Runner:
         for stream in (sys.stdout, sys.stderr):
             stream.__class__ = recording_stream(OutStream, tell)
         self._settle(recording_session(tell))
+        for code in ("x = 1", "%time 1", "[1, 'a']?"):  # what is made at the first use is shared by all forks
+            self.shell.transform_cell(code)
 
     def _settle(self, session: Any) -> None:
         "As a kernel that has just started"
@@ -221,10 +223,9 @@ class Runner:
         except Exception:
             code, problem = source, sys.exc_info()
         await asyncio.sleep(0)  # tasks of earlier cells go on
-        options: dict[str, Any] = {"transformed_cell": code, "preprocessing_exc_tuple": problem}
-        if not shell.should_run_async(source, **options):
-            return shell.run_cell(source, store_history=True)
-        result = await shell.run_cell_async(source, store_history=True, **options)
+        result = await shell.run_cell_async(
+            source, store_history=True, transformed_cell=code, preprocessing_exc_tuple=problem
+        )
         shell.events.trigger("post_execute")
         shell.events.trigger("post_run_cell", result)
         return result

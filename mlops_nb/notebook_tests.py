@@ -27,6 +27,7 @@ class Options:
     paths: list[str] = field(default_factory=list)  # files and folders; empty: those of nbdev and of the stages
     timeout: float = 600.0  # seconds for a notebook; 0 for no limit
     cell_timeout: float = 0.0  # seconds for a cell without a directive of its own; 0 for no limit
+    startup_timeout: float = 60.0  # seconds for an ordinary kernel to answer
     workers: int = 0  # notebooks that run beside each other; 0 for one on each core, up to four
     flags: list[str] = field(default_factory=list)  # directives that leave a cell out, besides nbdev's own setting
     root: str = ""  # the working directory: `project`, or `notebook` for each notebook's own folder; see `run_folder`

@@ -46,6 +46,8 @@ from .project import Project, read_settings
 from .unchanged import PASSED, Fingerprints, Passed
 
 if TYPE_CHECKING:
+    from mlops_nb.stored_outputs import Rules
+
     from mlops_nb.pipeline_tests import PipelineTests
 
 # %% ../nbs/51_testing.ipynb #9dadf6e5
@@ -76,6 +78,8 @@ def failure_text(
     "What a person needs in order to mend it"
     result = outcome.last
     if result is None:
+        if outcome.state == "timed-out":
+            return f"{file}: {outcome.problem} took longer than {limit:g} s, and was stopped"
         return "\n\n".join([f"{file}: {outcome.problem}", *([outcome.left] if outcome.left.strip() else [])])
     cell, error = result.cell, result.error
     line = error["line"] if error else 0
@@ -120,16 +124,16 @@ class Notebooks:
     def open(self, plan: PlannedNotebook, count: Mapping[str, Any] | None = None) -> Child | Ordinary:
         "A kernel for a notebook"
         if self.forks is None or plan.language != "python":
-            return Ordinary(plan, self.folder(plan.path), self.kernel)
+            return Ordinary(plan, self.folder(plan.path), self.kernel, self.options.startup_timeout)
         if self.forks.process is None:
             self.forks.prepare([plan.path])
         return self.forks.fork(plan.file, self.folder(plan.path), {"IN_TEST": "1"}, count)
 
     def run(self, plan: PlannedNotebook, timeout: float, count: Mapping[str, Any] | None = None) -> Outcome:
         "Run a notebook from its first cell to its last"
-        began = time.monotonic()
         cells = [cell for cell in plan.cells if not cell.skip and cell.source.strip()]
         kernel = self.open(plan, count)
+        began = time.monotonic()  # the imports of all are not this one's affair
         try:
             outcome = kernel.run(cells, began + timeout if timeout else float("inf"))
         except BaseException:
@@ -406,7 +410,35 @@ class Plugin:
             write_notebook(target, executed(plan, outcome))
 
     def compare(self, plan: PlannedNotebook, outcome: Outcome) -> None:
-        "Hold what cells show against what is stored"
+        "Hold what cells show against what is stored, or store it; a notebook without any output has none to compare"
+        renew = self.config.getoption("notebook_update")
+        cells = {result.cell.index: plan.content["cells"][result.cell.index] for result in outcome.results}
+        stored = {index: cell.get("outputs") or [] for index, cell in cells.items()}
+        if not renew and not (self.config.getoption("notebook_outputs") and any(stored.values())):
+            return
+        from mlops_nb.stored_outputs import compare, update
+
+        rules = self.rules(plan)
+        if renew:
+            content = json.loads(json.dumps(plan.content))
+            if update(content, {result.cell.index: result.outputs for result in outcome.results}, rules):
+                write_notebook(plan.path, content)
+            return
+        found = []
+        for result in outcome.results:
+            cell = result.cell
+            if text := compare(stored[cell.index], result.outputs, rules.for_cell(cell.source, cell.tags)):
+                found.append(f"{plan.file}, cell {cell.number}: not the outputs that are stored\n{text}")
+        if found:
+            remedy = f"to store what the cells show now: pytest --notebook-update {plan.file}"
+            raise NotebookFailed("\n\n".join([*found, remedy]))
+
+    def rules(self, plan: PlannedNotebook) -> "Rules":
+        "How the outputs of a notebook are compared"
+        from mlops_nb.stored_outputs import rules_of
+
+        rules = rules_of(self.project.settings.notebook_outputs, plan.file)
+        return rules.for_notebook(plan.content.get("metadata") or {})
 
     @pytest.hookimpl(wrapper=True)
     def pytest_runtest_makereport(self, item: pytest.Item, call: Any) -> Any:
