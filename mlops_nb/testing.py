@@ -46,9 +46,8 @@ from .project import Project, read_settings
 from .unchanged import PASSED, Fingerprints, Passed
 
 if TYPE_CHECKING:
-    from mlops_nb.stored_outputs import Rules
-
     from mlops_nb.pipeline_tests import PipelineTests
+    from mlops_nb.stored_outputs import Rules
 
 # %% ../nbs/51_testing.ipynb #9dadf6e5
 AROUND = 6  # lines of a cell above and below the one at fault
@@ -437,7 +436,7 @@ class Plugin:
         "How the outputs of a notebook are compared"
         from mlops_nb.stored_outputs import rules_of
 
-        rules = rules_of(self.project.settings.notebook_outputs, plan.file)
+        rules = rules_of(self.project.settings.notebook_outputs, plan.file, self.project.root)
         return rules.for_notebook(plan.content.get("metadata") or {})
 
     @pytest.hookimpl(wrapper=True)

@@ -333,3 +333,29 @@ def test_times(tmp_path: Path) -> None:
     assert "a.ipynb, cell 1, line 2: the notebook took longer than 1 s" in done.stdout, done.stdout
     assert "the cell took longer than 0.5 s" in call(tmp_path, "--notebook-cell-timeout", "0.5").stdout
     assert time.monotonic() - began < 50
+
+
+def test_outputs(tmp_path: Path) -> None:
+    """Stored outputs are compared as a reader would, and stored anew when asked"""
+    plot = "import matplotlib.pyplot as plt\nplt.plot([1, 2, 3]); plt.show()"
+    path = write(tmp_path / "a.ipynb", "x = 0.1 + 0.2\nprint('took 3.2 s')\nx", plot, "#| outputs: ignore\nid(x)", "x")
+    assert "1 passed" in call(tmp_path, "--notebook-outputs").stdout  # nothing is stored yet
+    assert "1 passed" in call(tmp_path, "--notebook-update").stdout
+    stored = path.read_text()
+    assert "0.30000000000000004" in stored
+    assert "image/png" in stored
+    assert "1 passed" in call(tmp_path, "--notebook-outputs").stdout
+    call(tmp_path, "--notebook-update")
+    assert path.read_text() == stored  # what is the same is not written again
+    path.write_text(stored.replace("0.1 + 0.2", "0.1 + 0.20000000001"))
+    assert "1 passed" in call(tmp_path, "--notebook-outputs").stdout
+    path.write_text(stored.replace("0.1 + 0.2", "0.1 + 0.3").replace("[1, 2, 3]", "[3, 2, 1]"))
+    done = call(tmp_path, "--notebook-outputs")
+    assert "a.ipynb, cell 1: not the outputs that are stored" in done.stdout, done.stdout
+    assert "0.30000000000000004 → 0.4: apart by 0.1, tolerance 1e-06" in done.stdout
+    assert re.search(r"cell 2: .*\noutput 1, image/png:\napart by 0\.\d+", done.stdout)
+    assert "cell 3" not in done.stdout
+    assert "pytest --notebook-update a.ipynb" in done.stdout
+    assert "1 passed" in call(tmp_path).stdout  # not compared without being asked
+    (tmp_path / "pyproject.toml").write_text("[tool.mlops_nb.notebook_outputs]\nnumber = 1\n")
+    assert "unknown setting: did you mean" in call(tmp_path, "--notebook-outputs").stdout
