@@ -500,6 +500,7 @@ def closure(
     tree: ast.Module,  # the code to start from
     root: Path,  # the project
     sources: list[Path],  # folders from which modules are imported, in order
+    modules: Modules | None = None,  # those of an earlier call, which are not read again
 ) -> Closure:
     "The same for a syntax tree, without a cache"
-    return follow(Source("", uses(strip_type_checking(tree))), Modules(root, sources), unit="line")
+    return follow(Source("", uses(strip_type_checking(tree))), modules or Modules(root, sources), unit="line")

@@ -25,7 +25,7 @@ from typing import Any, ClassVar
 
 from .code import notebook_tree
 from .errors import MlopsError
-from .imports import closure
+from .imports import Modules, closure
 from .notebook import read_notebook
 from .project import Project, find_project
 from .uses import Import
@@ -46,10 +46,11 @@ def notebooks(project: Project) -> Iterator[Path]:
 def wanted(project: Project) -> dict[str, list[str]]:
     "Third-party package to the modules of it, and names perhaps, that the project imports"
     found: list[Import] = []
+    modules = Modules(project.root, project.sources)
     for path in notebooks(project):
         try:
             tree = notebook_tree(read_notebook(path, project.relative(path)))
-            found += closure(tree, project.root, project.sources).foreign
+            found += closure(tree, project.root, project.sources, modules).foreign
         except (MlopsError, OSError):
             continue
     return packages_of(found)
