@@ -39,7 +39,7 @@ LEFT = re.compile(r"\.(orig|rej)$|_(BACKUP|BASE|LOCAL|REMOTE)_\d+\.\w+$")
 
 @dataclass(frozen=True)
 class Committed:
-    "The notebooks, and leftovers of merges, that git tracks or would add"
+    "The notebooks, pointers to data and leftovers of merges that git tracks or would add"
 
     known: bool  # is there a repository at all?
     tracked: set[str] = field(default_factory=set)
@@ -56,7 +56,7 @@ def _is_scratch(file: str) -> bool:
 
 def committed(root: Path) -> Committed:
     "Ask git"
-    patterns = ["*.ipynb", "*.orig", "*.rej", "*_BACKUP_*", "*_BASE_*", "*_LOCAL_*", "*_REMOTE_*"]
+    patterns = ["*.ipynb", "*.dvc", "*.orig", "*.rej", "*_BACKUP_*", "*_BASE_*", "*_LOCAL_*", "*_REMOTE_*"]
     listed = git(root, "ls-files", "-z", "-t", "--cached", "--others", "--exclude-standard", "--", *patterns)
     pairs = [line.split(" ", 1) for line in os.fsdecode(listed).split("\0") if line]
     new = {name for mark, name in pairs if mark == "?"}
@@ -118,16 +118,18 @@ def other_faults(project: Project, library: Library | None, listing: Committed) 
             yield Fault(file, 0, 0, "leftover", "left behind by a merge", "", f"git rm {file}")
 
 # %% ../nbs/16_guard.ipynb #ea0aa983
-TEXTS = ("params*.yaml", "dvc.yaml", "dvc.lock", "*.dvc", "README.md", "constraints.txt", "requirements.txt")
+TEXTS = ("params*.yaml", "dvc.yaml", "dvc.lock", "README.md", "constraints.txt", "requirements.txt")
 
 
-def text_faults(project: Project) -> Iterator[Fault]:
+def text_faults(project: Project, listing: Committed) -> Iterator[Fault]:
     "Conflicts in what the pipeline is made from"
-    for path in sorted(path for pattern in TEXTS for path in project.root.glob(pattern) if path.is_file()):
+    paths = {path for pattern in TEXTS for path in project.root.glob(pattern)}
+    paths |= {project.root / file for file in listing.tracked if file.endswith(".dvc")}
+    for path in sorted(path for path in paths if path.is_file()):
         if line := conflict_line(path.read_bytes().decode("utf-8", "replace")):
             command = "mlops-nb sync" if path.name == "dvc.yaml" else ""
             remedy = f"{CHOOSE}{', and' if command else ''}"
-            yield Fault(path.name, 0, line, "conflict", "a merge conflict", remedy, command)
+            yield Fault(project.relative(path), 0, line, "conflict", "a merge conflict", remedy, command)
 
 
 def readme_is_behind(library: Library) -> Iterator[Fault]:
@@ -148,7 +150,7 @@ def check(
 ) -> list[Fault]:
     "Every fault, by file and cell"
     library, listing = read_library(project), committed(project.root)
-    found = [*text_faults(project), *other_faults(project, library, listing)]
+    found = [*text_faults(project, listing), *other_faults(project, library, listing)]
     if library:
         try:
             found += library_faults(project, library)

@@ -294,7 +294,7 @@ STEPS = st.one_of(
 )
 
 
-@settings(max_examples=30, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(steps=st.lists(STEPS, min_size=3, max_size=9))
 def test_no_edit_is_ever_lost(library_once: Path, tmp_path: Path, run: Run, steps: list[tuple[Any, ...]]) -> None:
     """Random edits on both sides, and commands between them"""
@@ -577,7 +577,7 @@ def dying(path, text):
         os.kill(os.getpid(), 9)
     return write(path, text)
 export.write_text = dying
-sys.exit(cli.main(["export"]))
+sys.exit(cli.main(["export", *sys.argv[2:]]))
 """
 
 
@@ -594,6 +594,18 @@ def test_a_killed_export_leaves_whole_files_and_no_doubt(library: Path, run: Run
     assert not done.faults
     assert kinds(library) == []
     assert not [*library.rglob("*.part")]
+
+
+def test_a_killed_update_leaves_no_doubt(library: Path, run: Run) -> None:
+    """The notebook has the edit by then, so the next export finishes the module"""
+    replace(library / "digits/core.py", "x = 1", "def new(): ...")
+    replace(library / "nbs/00_core.ipynb", "y = 2", "def other(): ...")
+    run(sys.executable, "-c", KILLED, "0", "--update", cwd=library, code=-9)
+    assert "def new()" in (library / "nbs/00_core.ipynb").read_text()
+    assert "def other()" not in (library / "digits/core.py").read_text()
+    assert not export(find_project(library)).faults
+    assert "__all__ = ['z', 'new', 'other']" in (library / "digits/core.py").read_text()
+    assert kinds(library) == []
 
 
 def test_exports_at_once(library: Path) -> None:
@@ -628,6 +640,18 @@ def test_an_edit_in_the_midst_of_an_export_stays(library: Path, monkeypatch: pyt
     assert "z = 30" in (library / "digits/core.py").read_text()
     (fault,) = check(find_project(library))
     assert fault.command == "mlops-nb export --update digits/core.py"
+
+
+def test_a_notebook_that_is_saved_in_the_midst_of_an_update(library: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An editor writes what it had: then the module has the edit alone, and keeps it"""
+    replace(library / "digits/core.py", "x = 1", "x = 10")
+    before = (library / "nbs/00_core.ipynb").read_bytes()
+    monkeypatch.setattr("mlops_nb.export.write_notebook", lambda path, content: path.write_bytes(before + b"\n"))
+    done = export(find_project(library), update=True)
+    monkeypatch.undo()
+    assert [fault.problem for fault in done.faults] == ["its notebook was saved meanwhile"]
+    assert "x = 10" in (library / "digits/core.py").read_text()
+    assert export(find_project(library), update=True).carried == ["nbs/00_core.ipynb"]
 
 
 def test_unusual_files(library: Path, run: Run) -> None:
