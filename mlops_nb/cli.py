@@ -15,6 +15,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NoReturn
 
+from .cli_ci import do_ci, do_doctor
+from .cli_guard import do_check, do_export
 from .cli_jobs import do_report, do_run, do_runs
 from .cli_kernel import do_kernel
 from .cli_repro import do_exp, do_repro
@@ -233,6 +235,30 @@ COMMANDS = {
             JSON,
         ],
     ),
+    "check": Command(
+        do_check,
+        "mlops-nb check\n  mlops-nb check --fix nbs/00_core.ipynb",
+        [
+            (("paths",), {"nargs": "*", "metavar": "PATH", "help": "notebooks, modules and folders (default: all)"}),
+            (("--fix",), {"action": "store_true", "help": "mend what can be mended without losing anything"}),
+            JSON,
+        ],
+    ),
+    "export": Command(
+        do_export,
+        "mlops-nb export\n  mlops-nb export --update mlops_nb/gates.py",
+        [
+            (("paths",), {"nargs": "*", "metavar": "PATH", "help": "notebooks, modules and folders (default: all)"}),
+            (
+                ("-u", "--update"),
+                {"action": "store_true", "help": "carry edits of modules back into their notebooks, cell by cell"},
+            ),
+            (
+                ("--keep",),
+                {"choices": ["notebook", "module"], "help": "the side that stays where both were edited (name PATH)"},
+            ),
+        ],
+    ),
     "results": Command(do_results, "mlops-nb results --json", [JSON]),
     "gate": Command(
         do_gate, "mlops-nb gate digits", [(("model",), {"nargs": "?", "help": "one model of `gates`"}), JSON]
@@ -247,6 +273,41 @@ COMMANDS = {
             (("--kernels",), {"action": "store_true", "help": "stop: end the running kernels as well"}),
             JSON,
         ],
+    ),
+    "ci": Command(
+        do_ci,
+        "mlops-nb ci summary --base main\n  mlops-nb ci summary --github --output summary\n  mlops-nb ci init",
+        [
+            (("action",), {"choices": ["summary", "init"], "help": "what to do"}),
+            (("--base",), {"default": "", "metavar": "REV", "help": "compare with where this branch left REV"}),
+            (("-o", "--output"), {"metavar": "DIR", "help": "summary: write a page, pictures and notebooks there"}),
+            (("--github",), {"action": "store_true", "help": "summary: add it to $GITHUB_STEP_SUMMARY as well"}),
+            (
+                ("--install",),
+                {
+                    "action": "append",
+                    "default": [],
+                    "metavar": "COMMAND",
+                    "help": "init: how CI installs (default: by the lock)",
+                },
+            ),
+            (
+                ("--data",),
+                {
+                    "action": "append",
+                    "default": [],
+                    "metavar": "COMMAND",
+                    "help": "init: how CI gets the data (default: dvc pull)",
+                },
+            ),
+            (("--schedule",), {"default": "", "metavar": "CRON", "help": "init: reproduce at these times as well"}),
+            JSON,
+        ],
+    ),
+    "doctor": Command(
+        do_doctor,
+        "mlops-nb doctor\n  mlops-nb doctor --strict",
+        [(("--strict",), {"action": "store_true", "help": "exit 1 for a warning as well"}), JSON],
     ),
     "completion": Command(
         do_completion,
