@@ -47,6 +47,8 @@ def do_check(options: argparse.Namespace) -> None:
     gc.disable()  # what takes a second is over before there is anything to collect
     project = find_project()
     only = inside_project(project, options.paths)
+    if missing := [name for name in options.paths if not Path(name).exists()]:
+        raise ProjectError("no such file", place=missing[0])
     ask_ahead(project)
     if options.fix:
         recovered(project)

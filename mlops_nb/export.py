@@ -12,6 +12,7 @@ import time
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from .carry import carried
 from .errors import CheckFailed, ProjectError
 from .fault import Fault
 from .faults import code_hash, fault_of
+from .inspection import is_below
 from .library import Library, read_library
 from .mirror import Written, normal, remember_agreement
 from .notebook import read_notebook, write_notebook
@@ -52,6 +54,7 @@ def export(
     with locked(project):
         clear(library)
         survey = Survey(project, library, only)
+        _refuse_unknown(survey, only)
         done.faults = sorted(fault for fault in survey.faults if fault.blocks)
         if done.faults:
             return done
@@ -60,6 +63,16 @@ def export(
             survey = Survey(project, library, only)
         _write(survey, _still(survey, settled, done), done)
     return done
+
+
+def _refuse_unknown(survey: Survey, only: Collection[str]) -> None:
+    "Whoever names a notebook or module wants to hear that there is none"
+    known = [file for group in survey.groups for files in group for file in files]
+    for name in only:
+        if not any(is_below(file, name) for file in known):
+            close = get_close_matches(name, [*survey.paths, *known], n=1)
+            remedy = f"did you mean {close[0]!r}?" if close else None
+            raise ProjectError("no notebook or module of the library", place=name, remedy=remedy)
 
 
 @contextmanager

@@ -710,6 +710,9 @@ def test_paths_and_json(library: Path, run: Run) -> None:
     done = run("mlops-nb", "check", "core.py", cwd=library / "digits", code=1)
     assert done.stdout == "nbs/00_core.ipynb, cell 2: not in digits/core.py yet; run mlops-nb export\n"
     assert done.stderr == "error: 1 fault in 1 file; mlops-nb check --fix digits/core.py mends it\n"
+    assert "no such file" in run("mlops-nb", "check", "nbs/02_core.ipynb", cwd=library, code=2).stderr
+    done = run("mlops-nb", "export", "nbs/02_core.ipynb", cwd=library, code=2)
+    assert "no notebook or module of the library; did you mean 'nbs/00_core.ipynb'?" in done.stderr
     assert "outside of the project" in run("mlops-nb", "check", "/etc", cwd=library, code=2).stderr
 
 
