@@ -178,6 +178,9 @@ def test_data_in_git_only(project: Path, place: Path, run: Run) -> None:
     commit(project.parent, run)
     with pipeline_of(project, place, rows=40) as tests:
         assert tests.check("count").metrics["lines"] == 21
+    with pipeline_of(project, place, rows=40, whole=["data"]) as tests:
+        assert tests.check("count").metrics["lines"] == 501
+        assert tests.samples == {"data/raw.csv": "copied whole: it is named in the settings"}
 
 
 def test_a_profile_is_checked(project: Path, place: Path) -> None:
