@@ -34,6 +34,7 @@ class Options:
     stages: bool = True  # the stage notebooks are tested too, as a pipeline in a copy of the project
     profile: str = "smoke"  # params.PROFILE.yaml is laid over params.yaml for them
     rows: int = 200  # of each table and folder of data, for them
+    whole: list[str] = field(default_factory=list)  # data that is not sampled, as tables that belong together
 
 
 def read_options(project: Project) -> Options:

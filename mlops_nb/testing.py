@@ -208,6 +208,8 @@ class StageItem(NotebookItem):
         "Nothing is read yet: the pipeline does"
         self.plugin = plugin
         self.add_marker("notebook")
+        if self.config.pluginmanager.hasplugin("xdist"):
+            self.add_marker(pytest.mark.xdist_group("stages"))  # with --dist loadgroup one process runs them all
 
     def runtest(self) -> None:
         "Run it after those that it depends on, in a copy of the project"
@@ -495,10 +497,15 @@ class Plugin:
 
         if self.pipeline is None:
             profile = self.config.getoption("notebook_profile") or self.options.profile
-            self.pipeline = PipelineTests(self.project, profile, self.options.rows)
+            self.pipeline = PipelineTests(self.project, profile, self.options.rows, whole=self.options.whole)
+        file = self.project.relative(path)
+        if file in self.pipeline.broken:
+            raise self.pipeline.broken[file]
         try:
             run = self.pipeline.check(stage_name(path))
         except UpstreamFailed as error:
+            if not error.tested:  # no other test tells of it
+                raise
             pytest.skip(str(error))
         item.user_properties.append((TOOK, run.seconds))
 

@@ -40,12 +40,14 @@ def pytest_runtest_makereport(item: pytest.Item) -> Iterator[None]:
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
-    """A worker takes one test after another, but files whose tests share a fixture as a whole, and those first"""
+    """A worker takes one test after another; files whose tests share a fixture, and the stages, as a whole"""
     from xdist.scheduler import LoadScopeScheduling
 
     class Scheduling(LoadScopeScheduling):
         def _split_scope(self, nodeid: str) -> str:
             file = nodeid.partition("::")[0]
+            if file.startswith("nbs/stages/"):
+                return "stages"
             return file if 'scope="module"' in (config.rootpath / file).read_text(encoding="utf-8") else nodeid
 
     return Scheduling(config, log)
