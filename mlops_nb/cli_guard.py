@@ -40,7 +40,6 @@ def inside_project(
 # %% ../nbs/49f_cli_guard.ipynb #03dedaf8
 def do_check(options: argparse.Namespace) -> None:
     "Find what does not agree, or should not be committed; exits 1 when there is something"
-    from mlops_nb.guard import as_json, check, fix
     from mlops_nb.project import find_project
     from mlops_nb.survey import ask_ahead
 
@@ -50,6 +49,8 @@ def do_check(options: argparse.Namespace) -> None:
     if missing := [name for name in options.paths if not Path(name).exists()]:
         raise ProjectError("no such file", place=missing[0])
     ask_ahead(project)
+    from mlops_nb.guard import as_json, check, fix
+
     if options.fix:
         recovered(project)
         for line in fix(project, only):

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['HYGIENE', 'LEFT', 'CHOOSE', 'TEXTS', 'TELLING', 'MENDED', 'Committed', 'committed', 'library_faults', 'note',
-           'other_faults', 'text_faults', 'readme_is_behind', 'check', 'as_json', 'is_mended', 'fix']
+           'other_faults', 'text_faults', 'readme_is_behind', 'check', 'as_json', 'is_mended', 'fix', 'notebook_text']
 
 # %% ../nbs/16_guard.ipynb #16b33974
 import json
@@ -14,13 +14,14 @@ from collections.abc import Collection, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
 from .agreement import Agreements, git
 from .cells import conflict_line
 from .errors import DependencyError, MlopsError
 from .export import export
 from .fault import Fault
-from .faults import cleaned_text, fault_of, likely_parameters
+from .faults import cleaned, fault_of, likely_parameters
 from .graph import stage_files
 from .inspection import Inspection, is_below
 from .library import Library, cleaned_notebooks, read_library
@@ -210,8 +211,13 @@ def _mend(path: Path, kinds: Collection[str], library: Library | None) -> bool:
     if "stage-output" in kinds:
         for cell in (cell for cell in content["cells"] if cell.get("cell_type") == "code"):
             cell["outputs"], cell["execution_count"] = [], None
-    text = json.dumps(content, indent=1, sort_keys=True, ensure_ascii=False) + "\n"
+    text = notebook_text(content)
     if library and path in cleaned_notebooks(library) and "lost-tag" not in kinds:
-        cleaned = cleaned_text(json.loads(text), library)
-        text = text if likely and '"parameters"' not in cleaned else cleaned
+        clean = notebook_text(cleaned(json.loads(text), library))
+        text = text if likely and '"parameters"' not in clean else clean
     return path.read_bytes() == data and write_text(path.resolve(), text)
+
+
+def notebook_text(content: dict[str, Any]) -> str:
+    "As nbformat and nbdev write it"
+    return json.dumps(content, indent=1, sort_keys=True, ensure_ascii=False) + "\n"

@@ -20,7 +20,7 @@ from .library import Library, Target, cleaned_notebooks, exported_notebooks, mis
 from .project import Project
 
 # %% ../nbs/15j_inspection.ipynb #cd7e637e
-VERSION = 1  # of what is looked for
+VERSION = 2  # of what is looked for
 
 
 class Inspection:
