@@ -51,6 +51,24 @@ def is_asked(config: pytest.Config) -> bool:
     return isinstance(table, dict) and table.get("notebooks") is True
 
 
+def pytest_cmdline_main(config: pytest.Config) -> None:
+    """`-n 3` of xdist, where nothing but notebooks is named: three at a time in this process, which needs no workers"""
+    option = config.option
+    if getattr(option, "numprocesses", None) and option.dist != "each" and is_asked(config) and _only_notebooks(config):
+        option.notebook_workers = option.notebook_workers or len(option.tx)
+        option.dist, option.tx = "no", []
+
+
+def _only_notebooks(config: pytest.Config) -> bool:
+    """Can nothing that is named hold other tests?"""
+    named = [config.invocation_params.dir / text.partition("::")[0] for text in config.args]
+    patterns = config.getini("python_files")
+    return bool(named) and all(
+        path.suffix == ".ipynb" or (path.is_dir() and not any(found for one in patterns for found in path.rglob(one)))
+        for path in named
+    )
+
+
 @pytest.hookimpl(trylast=True)
 def pytest_configure(config: pytest.Config) -> None:
     """Markers, and the rest when notebooks are asked for; coverage counts by now"""

@@ -7,6 +7,7 @@ __all__ = ['TICK', 'NOT_AHEAD', 'LOOK', 'GRACE', 'ENOUGH', 'serve', 'imports_of'
 
 # %% ../nbs/45_forks.ipynb #764a24c2
 import ast
+import gc
 import importlib
 import os
 import select
@@ -45,7 +46,7 @@ def serve(control: socket.socket) -> None:
     from mlops_nb.shell import Shell
 
     sys.argv = ["-c", "-f", "none"]
-    shell = Shell()
+    shell = Shell(debugger=False)
     runner: Runner | None = None
     children: set[int] = set()
     reader, writer = os.pipe()
@@ -83,6 +84,7 @@ def _import(shell: Any, message: Mapping[str, Any]) -> dict[str, Any]:
     except NotForkable as error:
         return {"unforkable": error.package, "why": error.why}
     forget_project(project.root)
+    gc.freeze()
     return {"packages": result.packages, "left_out": result.left_out, "seconds": time.monotonic() - began}
 
 
@@ -141,7 +143,8 @@ def _reap(control: socket.socket, children: set[int]) -> None:
             _kill(pid)  # what it has started and left behind
             if pid in children:
                 children.remove(pid)
-                send(control, {"ended": pid, "code": os.waitstatus_to_exitcode(status)})
+                with suppress(OSError):  # nobody wants to know any more
+                    send(control, {"ended": pid, "code": os.waitstatus_to_exitcode(status)})
 
 
 def _kill(pid: int) -> None:

@@ -8,6 +8,7 @@ __all__ = ['KNOWN', 'BURST', 'T', 'known_arguments', 'burst_stream', 'replaced',
 # %% ../nbs/11b_shell.ipynb #603eb61b
 import asyncio
 import atexit
+import importlib
 import os
 import sys
 import threading
@@ -113,8 +114,7 @@ class Shell:
 
     printed = 0  # writes to the streams so far
 
-    def __init__(self) -> None:
-        import ipykernel.debugger
+    def __init__(self, debugger: bool = True) -> None:  # and what else only a kernel with sockets needs
         from ipykernel.compiler import XCachingCompiler
         from ipykernel.iostream import OutStream
         from ipykernel.kernelapp import IPKernelApp
@@ -134,7 +134,8 @@ class Shell:
             def isatty(self) -> bool:
                 return False
 
-        assert ipykernel.debugger  # imported ahead: every kernel imports it
+        if debugger:  # imported ahead: every kernel imports it
+            importlib.import_module("ipykernel.debugger")
         self.exported: dict[str, tuple[str | None, str]] = {}  # variables that imports set, with the value before
         self.stream_class = burst_stream(OutStream)
         self.app = IPKernelApp.instance(parent_handle=0)
@@ -152,8 +153,8 @@ class Shell:
         self.app.init_path()
         self.modules = [str(module.__file__) for module in [*sys.modules.values()] if getattr(module, "__file__", None)]
         last = ("encodings.idna", "psutil", "sqlite3", "tornado.platform.asyncio")  # what a kernel imports as it ends
-        for name in ("IPython.extensions.storemagic", *last):
-            __import__(name)
+        for name in ("IPython.extensions.storemagic", *(last if debugger else ())):
+            importlib.import_module(name)
 
     def within_a_cell(self, work: Callable[[], T]) -> T:
         "What `work` returns, run as the code of a cell is: `get_ipython` is built in, and an event loop runs"
