@@ -439,7 +439,8 @@ class Plugin:
         from mlops_nb.stored_outputs import rules_of
 
         rules = rules_of(self.project.settings.notebook_outputs, plan.file, self.project.root)
-        return rules.for_notebook(plan.content.get("metadata") or {})
+        sources = [cell.source for cell in plan.cells]
+        return rules.for_notebook(plan.content.get("metadata") or {}, sources, plan.file)
 
     @pytest.hookimpl(wrapper=True)
     def pytest_runtest_makereport(self, item: pytest.Item, call: Any) -> Any:

