@@ -57,7 +57,7 @@ PATCH = pytest.MonkeyPatch()
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Before anything runs, notebooks too: warm servers of the tests listen in a folder of their own, and end with them"""
+    """Before anything runs, notebooks too: warm servers listen in a folder of their own, and end with the tests"""
     folder = Path(tempfile.mkdtemp(prefix="run-", dir="/tmp"))
     PATCH.setenv("XDG_RUNTIME_DIR", str(folder))
     PATCH.setenv("MLOPS_NB_WARM", "0")  # until a test asks for it
