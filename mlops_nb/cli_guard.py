@@ -12,6 +12,7 @@ import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from shlex import quote
 from typing import TYPE_CHECKING
 
 from .cli_stages import recovered
@@ -86,7 +87,7 @@ def _remedy(found: "Sequence[Fault]", only: Sequence[str]) -> str | None:
     if not mended:
         return None
     what = str(mended) if mended < len(found) else "it" if mended == 1 else "all"
-    return f"mlops-nb check --fix{''.join(f' {name}' for name in only)} mends {what}"
+    return f"mlops-nb check --fix{''.join(f' {quote(name)}' for name in only)} mends {what}"
 
 # %% ../nbs/49f_cli_guard.ipynb #168c4949
 def do_export(options: argparse.Namespace) -> None:

@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from difflib import get_close_matches
 from pathlib import Path
+from shlex import quote
 from typing import Any
 
 from .agreement import Agreements, Standing
@@ -185,7 +186,7 @@ def _put(survey: Survey, file: str, text: str | None) -> Fault | None:
     if now != (None if before is None else before.encode("utf-8", "surrogateescape")):
         return Fault(file, 0, 0, "module-edited", "edited meanwhile", "", "mlops-nb export")
     if now is not None and not path.stat().st_mode & 0o222:
-        return Fault(file, 0, 0, "read-only", "not written, for it is read-only", "", f"chmod u+w {file}")
+        return Fault(file, 0, 0, "read-only", "not written, for it is read-only", "", f"chmod u+w {quote(file)}")
     try:
         path.unlink() if text is None else write_text(path, text)
     except OSError as error:

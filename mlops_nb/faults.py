@@ -13,6 +13,7 @@ from contextlib import suppress
 from dataclasses import asdict, dataclass
 from hashlib import sha256
 from pathlib import Path
+from shlex import quote
 from typing import Any
 
 from .cells import code_faults, in_conflict, sources, unexported_names
@@ -76,11 +77,13 @@ def find(data: bytes, file: str, role: Role) -> Findings:
         return _look(parse_notebook(data, file), data, role)
     except NotebookError as error:
         merge = "merge conflict" in str(error)
-        command = f"nbdev-fix {file}" if merge else "" if error.remedy else f"git restore --source HEAD {file}"
+        command = (
+            f"nbdev-fix {quote(file)}" if merge else "" if error.remedy else f"git restore --source HEAD {quote(file)}"
+        )
         kind = "conflict" if merge else "not-a-notebook"
         return Findings([fault_of(error, kind, file, command, blocks=True)], [])
     except (AttributeError, KeyError, TypeError, ValueError) as error:
-        problem, command = f"not a valid notebook: {error}", f"git restore --source HEAD {file}"
+        problem, command = f"not a valid notebook: {error}", f"git restore --source HEAD {quote(file)}"
         return Findings([Fault(file, 0, 0, "not-a-notebook", problem, "", command, blocks=True)], [])
 
 
@@ -167,7 +170,7 @@ def _id_faults(notebook: Notebook, exported: Mapping[int, Any]) -> Iterator[Faul
     for cell in notebook.cells:
         if (cell.id in seen or not cell.id) and cell.number in exported:
             problem = "the id of another cell" if cell.id else "an exported cell without an id"
-            command = f"nbdev-clean --fname {notebook.file}"
+            command = f"nbdev-clean --fname {quote(notebook.file)}"
             yield Fault(notebook.file, cell.number, 0, "cell-id", problem, "", command, blocks=True)
         seen.add(cell.id)
 
@@ -178,14 +181,14 @@ def _stage_faults(notebook: Notebook) -> Iterator[Fault]:
     if not any("parameters" in cell.tags for cell in notebook.code):
         likely = likely_parameters(notebook)
         remedy = "add it in JupyterLab: property inspector, cell tags" + ("; or" if likely else "")
-        command = f"mlops-nb check --fix {file}" if likely else ""
+        command = f"mlops-nb check --fix {quote(file)}" if likely else ""
         problem = "no cell has the tag 'parameters'" + (", and this one looks as if it should" if likely else "")
         yield Fault(file, likely, 0, "no-parameters", problem, remedy, command)
     for number, cell in enumerate(notebook.content["cells"], 1):
         if cell.get("outputs") or cell.get("execution_count"):
             what = "outputs" if cell.get("outputs") else "an execution count"
             problem = f"{what} in a stage notebook, whose outputs are in its executed copy"
-            yield Fault(file, number, 0, "stage-output", problem, "", f"mlops-nb check --fix {file}")
+            yield Fault(file, number, 0, "stage-output", problem, "", f"mlops-nb check --fix {quote(file)}")
 
 
 def likely_parameters(notebook: Notebook) -> int:
@@ -222,7 +225,7 @@ def _unclean(notebook: Notebook, data: bytes, role: Role) -> Iterator[Fault]:
     yield from lost
     if role.stage and any(cell.get("outputs") for cell in before["cells"]):
         return  # these are a fault of their own, and so is their count
-    command = "" if lost else f"nbdev-clean --fname {file}"
+    command = "" if lost else f"nbdev-clean --fname {quote(file)}"
     counted = [number for number, cell in enumerate(before["cells"], 1) if _counts(cell)]
     if counted and not role.stage:
         also = f", as in {listed('cell', counted[1:])}" if counted[1:] else ""

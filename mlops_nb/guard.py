@@ -14,6 +14,7 @@ from collections.abc import Collection, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from shlex import quote
 from typing import Any
 
 from .agreement import Agreements, git
@@ -75,7 +76,7 @@ def library_faults(project: Project, library: Library) -> Iterator[Fault]:
     standings = survey.standings(Agreements(project))
     torn = {file: line for file in _texts(survey) if (line := conflict_line(survey.text(file) or ""))}
     for file, line in torn.items():
-        command = f"mlops-nb export --keep notebook {file}" if file in survey.made else ""
+        command = f"mlops-nb export --keep notebook {quote(file)}" if file in survey.made else ""
         yield Fault(file, 0, line, "conflict", "a merge conflict", "" if command else CHOOSE, command)
     yield from (difference(survey, standing) for file, standing in standings.items() if file not in torn)
     if not standings:  # otherwise these come with the modules
@@ -116,7 +117,7 @@ def other_faults(project: Project, library: Library | None, listing: Committed) 
                 yield from inspection.of(path).faults
     for file in sorted(listing.tracked):
         if LEFT.search(file) and (project.root / file).exists():
-            yield Fault(file, 0, 0, "leftover", "left behind by a merge", "", f"git rm {file}")
+            yield Fault(file, 0, 0, "leftover", "left behind by a merge", "", f"git rm {quote(file)}")
 
 # %% ../nbs/16_guard.ipynb #ea0aa983
 TEXTS = ("params*.yaml", "dvc.yaml", "dvc.lock", "README.md", "constraints.txt", "requirements.txt")

@@ -13,6 +13,7 @@ from collections.abc import Collection, Iterator
 from contextlib import suppress
 from functools import cached_property
 from pathlib import Path
+from shlex import quote
 
 from .agreement import Agreements, Standing, git, stand
 from .errors import CheckFailed, MlopsError
@@ -185,7 +186,9 @@ def orphans(survey: Survey) -> Iterator[Fault]:
             if not blind and not _exports(survey, notebook, file):
                 gone = "exports nothing to it" if (survey.library.root / notebook).exists() else "is gone"
                 remove = "git rm" if git(survey.library.root, "ls-files", "--", file) else "rm"
-                yield Fault(file, 0, 0, "orphan-module", f"its notebook {notebook} {gone}", "", f"{remove} {file}")
+                yield Fault(
+                    file, 0, 0, "orphan-module", f"its notebook {notebook} {gone}", "", f"{remove} {quote(file)}"
+                )
 
 
 def _exports(survey: Survey, notebook: str, module: str) -> bool:
@@ -205,23 +208,24 @@ def difference(survey: Survey, standing: Standing) -> Fault:
 
 def _words(survey: Survey, standing: Standing, so: str) -> tuple[str, str, str, str]:
     "Kind, problem, remedy and the options that mend it"
-    module, keep = standing.module, f"--keep notebook {standing.module}"
+    module, name = standing.module, quote(standing.module)
+    keep = f"--keep notebook {name}"
     if standing.state == "notebook":
         blocked = any(fault.blocks for fault in survey.faults)  # a bare export would write nothing
         problem = f"not in {module} yet{so}" if survey.text(module) is not None else f"{module} is not there"
-        return "module-behind", problem, "", module if blocked else ""
+        return "module-behind", problem, "", name if blocked else ""
     if standing.around and not (standing.clash or standing.module_cells):
         problem = f"{module} was edited outside of its cells, where nbdev writes what it finds in the notebook"
         return "module-edited", problem, "write it into the notebook, then", keep
     if standing.state == "module":
-        return "module-edited", f"edited in {module}, and not here{so}", "", f"--update {module}"
+        return "module-edited", f"edited in {module}, and not here{so}", "", f"--update {name}"
     if standing.state == "both" and not standing.clash:
         problem = f"edited in {module}, and not here{so}, while other cells were edited here"
-        return "both-edited", problem, "", f"--update {module}"
+        return "both-edited", problem, "", f"--update {name}"
     problem = f"edited here and in {module} since the last export{so}"
     if standing.state == "unknown":
         problem = f"another text than in {module}{so}, and nothing tells which is newer"
-    either = f"to keep the module: mlops-nb export --keep module {module}; to keep the notebook"
+    either = f"to keep the module: mlops-nb export --keep module {name}; to keep the notebook"
     return "both-edited", problem, either, keep
 
 
