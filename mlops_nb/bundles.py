@@ -46,7 +46,7 @@ def json_changes(old: Any, new: Any, rules: Rules) -> Iterator[Change]:
 def _inner(place: str, key: Any) -> str:
     return f"{place}.{key}" if place else str(key)
 
-
+# %% ../nbs/45h_bundles.ipynb #42ede280
 def _unpacked(value: Any) -> Any:
     "The numbers of an array that stands there as bytes"
     if not isinstance(value, Mapping) or not {"dtype", "bdata"} <= {*value} or value["dtype"] not in ARRAYS:

@@ -82,7 +82,7 @@ class Rules:
             rules = replace(rules, compared=NBVAL.get(mark, rules.compared))
         return _directed(rules, "outputs", source, where)
 
-
+# %% ../nbs/45e_output_rules.ipynb #1ea67fcd
 NBVAL = {"NBVAL_IGNORE_OUTPUT": False, "PYTEST_VALIDATE_IGNORE_OUTPUT": False, "NBVAL_CHECK_OUTPUT": True}
 NBVAL_TAGS = {name.lower().replace("_", "-"): checked for name, checked in NBVAL.items()}
 
@@ -99,7 +99,7 @@ def _directed(rules: Rules, name: str, source: str, where: str) -> Rules:
 def _joined(*places: str) -> str:
     return ", ".join(place for place in places if place)
 
-# %% ../nbs/45e_output_rules.ipynb #a61d4e40
+# %% ../nbs/45e_output_rules.ipynb #1f4cc652
 NUMBERS = ("numbers", "absolute", "pictures")
 KEYS = ["marked", *NUMBERS, "ignore", "keep", "remove", "sanitize", "sanitize_file"]
 STREAMS = ("stdout", "stderr", "error")
@@ -126,7 +126,7 @@ def rules_of(
     place = _Place(ProjectError, "pyproject.toml", "[tool.mlops_nb.notebook_outputs]")
     return _changed(Rules(file=file, root=(root or Path.cwd())), settings, place)
 
-
+# %% ../nbs/45e_output_rules.ipynb #0dd76cc9
 def _changed(rules: Rules, table: Any, place: _Place) -> Rules:
     if not isinstance(table, Mapping):
         raise place.wrong("wrong type", expected="a table", seen=repr(table))
@@ -150,7 +150,7 @@ def _changed(rules: Rules, table: Any, place: _Place) -> Rules:
             raise place.wrong("unknown setting", key, remedy=nearest(key, KEYS))
     return replace(rules, sanitizers=sanitizers, sanitize=tuple(own), **changes)
 
-
+# %% ../nbs/45e_output_rules.ipynb #f4b19e06
 def _number(key: str, value: Any, place: _Place) -> float:
     if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < float("inf"):
         raise place.wrong("wrong type", key, expected="a number that is not negative", seen=repr(value))

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 # %% ../nbs/45_pictures.ipynb #e75ccad4
-Pixels = NDArray[np.float32]  # rows, columns and channels, each from 0 to 1
+Pixels = NDArray[np.float32]  # channels, rows and columns, each value from 0 to 1
 Plane = NDArray[Any]  # rows and columns
 
 USUAL = 72  # dots an inch of the pictures in a notebook
@@ -48,9 +48,9 @@ def _pixels(picture: Image.Image, scale: int, size: tuple[int, int]) -> Pixels:
     image = picture.convert("RGBA")
     if image.size != size:
         image = image.resize(size, Image.Resampling.BICUBIC)
-    values = np.asarray(image.reduce(scale), np.float32) / 255
-    alpha = values[..., 3:]
-    return np.asarray(np.concatenate([values[..., :3] * alpha + 1 - alpha, alpha], axis=2), np.float32)
+    values = np.moveaxis(np.asarray(image.reduce(scale), np.float32), 2, 0) / 255
+    alpha = values[3:]
+    return np.asarray(np.concatenate([values[:3] * alpha + 1 - alpha, alpha]), np.float32)
 
 # %% ../nbs/45_pictures.ipynb #7c582214
 WINDOW = 7  # pixels over which a difference is averaged
@@ -59,9 +59,9 @@ REACH = 2  # pixels within which a pixel has its match
 
 
 def _blurred(pixels: Pixels) -> Pixels:
-    wide = np.pad(pixels, ((1, 1), (1, 1), (0, 0)), mode="edge")
-    rows = wide[:-2] + 2 * wide[1:-1] + wide[2:]
-    return np.asarray((rows[:, :-2] + 2 * rows[:, 1:-1] + rows[:, 2:]) / 16, np.float32)
+    wide = np.pad(pixels, ((0, 0), (1, 1), (1, 1)), mode="edge")
+    rows = wide[:, :-2] + 2 * wide[:, 1:-1] + wide[:, 2:]
+    return np.asarray((rows[..., :-2] + 2 * rows[..., 1:-1] + rows[..., 2:]) / 16, np.float32)
 
 
 def _averaged(values: Plane) -> Plane:
@@ -74,18 +74,18 @@ def _averaged(values: Plane) -> Plane:
 
 def _shifted(pixels: Pixels, reach: int) -> Iterator[Pixels]:
     "The picture moved by up to so many pixels in each direction"
-    height, width = pixels.shape[:2]
-    wide = np.pad(pixels, ((reach, reach), (reach, reach), (0, 0)), mode="edge")
+    height, width = pixels.shape[1:]
+    wide = np.pad(pixels, ((0, 0), (reach, reach), (reach, reach)), mode="edge")
     for down in range(2 * reach + 1):
         for right in range(2 * reach + 1):
-            yield wide[down : down + height, right : right + width]
+            yield wide[:, down : down + height, right : right + width]
 
 
 def local_difference(old: Pixels, new: Pixels) -> Plane:
     "For each pixel, how much its neighbourhood differs from the nearest one in the other picture"
-    least = np.full(old.shape[:2], np.inf)
+    least = np.full(old.shape[1:], np.inf)
     for moved in _shifted(new, SHIFT):
-        np.minimum(least, _averaged(np.abs(old - moved).max(axis=2)), out=least)
+        np.minimum(least, _averaged(np.abs(old - moved).max(axis=0)), out=least)
     return least
 
 
@@ -93,9 +93,9 @@ def unmatched(old: Pixels, new: Pixels) -> Plane:
     "For each pixel, how much in its neighbourhood has no match near by in the other picture"
     found = []
     for one, other in ((old, new), (new, old)):
-        least = np.full(one.shape[:2], np.inf, np.float32)
+        least = np.full(one.shape[1:], np.inf, np.float32)
         for moved in _shifted(other, REACH):
-            np.minimum(least, np.abs(one - moved).max(axis=2), out=least)
+            np.minimum(least, np.abs(one - moved).max(axis=0), out=least)
         found.append(_averaged(least))
     return np.maximum(*found)
 
@@ -113,8 +113,8 @@ def _cells(values: Plane) -> Plane:
 
 
 def _edges(pixels: Pixels) -> Plane:
-    down = np.abs(np.diff(pixels, axis=0, append=pixels[-1:])).max(axis=2)
-    right = np.abs(np.diff(pixels, axis=1, append=pixels[:, -1:])).max(axis=2)
+    down = np.abs(np.diff(pixels, axis=1, append=pixels[:, -1:])).max(axis=0)
+    right = np.abs(np.diff(pixels, axis=2, append=pixels[..., -1:])).max(axis=0)
     return np.asarray(down + right > EDGE)
 
 
@@ -130,7 +130,7 @@ HUES = ["red", "orange", "yellow", "lime", "green", "jade", "cyan", "azure", "bl
 
 def ink(pixels: Pixels) -> NDArray[Any]:
     "How much there is of each of twelve hues, and of black"
-    red, green, blue = (pixels[..., channel].ravel() for channel in range(3))
+    red, green, blue = (channel.ravel() for channel in pixels[:3])
     lightest = np.maximum(np.maximum(red, green), blue)
     colour = lightest - np.minimum(np.minimum(red, green), blue)
     angle = np.arctan2((green - blue) * np.sqrt(3) / 2, red - (green + blue) / 2)
@@ -176,7 +176,7 @@ def distance(old: bytes, new: bytes) -> Distance:
     scale = max(_scale(first), _scale(second))
     return _measured(_pixels(first, scale, first.size), _pixels(second, scale, first.size), scale)
 
-
+# %% ../nbs/45_pictures.ipynb #3c2fc42f
 def _measured(old: Pixels, new: Pixels, scale: int) -> Distance:
     changed, colour = ink_change(old, new)
     local, alone = _both(old, new)
@@ -191,13 +191,13 @@ def _measured(old: Pixels, new: Pixels, scale: int) -> Distance:
 
 def _both(old: Pixels, new: Pixels) -> tuple[Plane, Plane]:
     "The local difference and what is unmatched, looked for only where the pictures differ at all"
-    rows, columns = np.nonzero((old != new).any(axis=2))
-    planes = np.zeros(old.shape[:2]), np.zeros(old.shape[:2])
+    rows, columns = np.nonzero((old != new).any(axis=0))
+    planes = np.zeros(old.shape[1:]), np.zeros(old.shape[1:])
     if rows.size:
         part = tuple(
             slice(max(int(found.min()) - WINDOW, 0), int(found.max()) + WINDOW + 1) for found in (rows, columns)
         )
-        before, now = _blurred(old[part]), _blurred(new[part])
+        before, now = _blurred(old[:, *part]), _blurred(new[:, *part])
         planes[0][part], planes[1][part] = local_difference(before, now), unmatched(before, now)
     return planes
 

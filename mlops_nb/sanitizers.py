@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['ESCAPE', 'MOVE', 'UNIT', 'SPAN', 'RATES', 'DURATIONS', 'HEX', 'SANITIZERS', 'DEFAULTS', 'ONLY_MARKUP', 'PAIR',
-           'without_colours', 'as_shown', 'Sanitizer', 'sanitize', 'read_patterns', 'compiled']
+           'without_colours', 'as_shown', 'Replacement', 'Sanitizer', 'sanitize', 'read_patterns', 'compiled']
 
 # %% ../nbs/45d_sanitizers.ipynb #69098414
 import re
@@ -34,7 +34,7 @@ def as_shown(text: str) -> str:
             screen.write(piece)
     return "\n".join(screen.rows)
 
-
+# %% ../nbs/45d_sanitizers.ipynb #549fe5fe
 class _Screen:
     "Rows, and the one that is written"
 
@@ -59,10 +59,19 @@ class _Screen:
         elif self.over or to == "\x1b[2K":
             self.rows[self.row] = ""
 
-# %% ../nbs/45d_sanitizers.ipynb #499d14e1
+# %% ../nbs/45d_sanitizers.ipynb #76024363
 UNIT = r"(?:ns|[uµμ]s|ms|s|secs?|seconds?|mins?|minutes?|h|hours?)"
 SPAN = rf"\d[\d.]* ?{UNIT}\b(?: \d[\d.]* ?{UNIT}\b)*"
 RATES = r"(?:it|iter|iterations?|steps?|samples?|images?|img|rows?|tokens?|batch(?:es)?|examples?|files?|req(?:uests)?)"
+
+
+@dataclass(frozen=True)
+class Replacement:
+    "What is taken out, and what takes its place"
+
+    hint: str  # stands in every match, so that most lines need no more than a look for it; empty: none
+    pattern: re.Pattern[str]
+    words: str
 
 
 @dataclass(frozen=True)
@@ -70,24 +79,26 @@ class Sanitizer:
     "One kind of chance"
 
     what: str  # for people
-    patterns: tuple[tuple[re.Pattern[str], str], ...] = ()  # none: something else than a replacement, described there
+    replacements: tuple[Replacement, ...] = ()  # none: more than a replacement, and described where it is done
     on: bool = True
 
 
-def _sanitizer(what: str, *patterns: tuple[str, str], on: bool = True) -> Sanitizer:
-    return Sanitizer(what, tuple((re.compile(pattern), replacement) for pattern, replacement in patterns), on)
+def _sanitizer(what: str, *rows: tuple[str, str, str], on: bool = True) -> Sanitizer:
+    return Sanitizer(what, tuple(Replacement(hint, re.compile(pattern), words) for hint, pattern, words in rows), on)
 
-
+# %% ../nbs/45d_sanitizers.ipynb #9dde09ff
 DURATIONS = [
-    (rf"{SPAN} ± {SPAN} per loop \(mean[^)\n]*\)", "<duration>"),
-    (rf"\d[\d,]* loops?, best of \d+: {SPAN} per loop", "<duration>"),
-    (r"\b(CPU times|Wall time): [^\n]*", r"\1: <duration>"),
-    (r"\[\d+:\d\d(?::\d\d)?<[^\]\n]*\]", "[<duration>]"),  # tqdm
-    (r"\[\d+:\d\d(?::\d\d)?, [^\]\n]*/s(?:\]|, )", "[<duration>]"),
-    (rf"\b\d+m?s \d+[mµμu]?s/(?:step|epoch)|\b\d[\d.,]*[kM]? ?{RATES}/s(?:ec(?:ond)?)?\b", "<rate>"),
-    (rf"(?i)\b((?:took|takes|elapsed|runtime|duration)(?: time)?\b[ :=~(]{{0,3}}){SPAN}", r"\1<duration>"),
-    (rf"(?i)\b((?:in|after|within|time|total)[ :=~(]{{1,3}})\d+\.\d+ ?{UNIT}\b", r"\1<duration>"),
+    (" per loop", rf"{SPAN} ± {SPAN} per loop \(mean[^)\n]*\)", "<duration>"),
+    (" per loop", rf"\d[\d,]* loops?, best of \d+: {SPAN} per loop", "<duration>"),
+    (" time", r"\b(CPU times|Wall time): [^\n]*", r"\1: <duration>"),
+    ("<", r"\[\d+:\d\d(?::\d\d)?<[^\]\n]*\]", "[<duration>]"),  # tqdm
+    ("/s", r"\[\d+:\d\d(?::\d\d)?, [^\]\n]*/s(?:\]|, )", "[<duration>]"),
+    ("/", rf"\b\d+m?s \d+[mµμu]?s/(?:step|epoch)|\b\d[\d.,]*[kM]? ?{RATES}/s(?:ec(?:ond)?)?\b", "<rate>"),
+    ("", rf"(?i)\b((?:took|takes|elapsed|runtime|duration)(?: time)?\b[ :=~(]{{0,3}}){SPAN}", r"\1<duration>"),
+    ("", rf"(?i)\b((?:in|after|within|time|total)[ :=~(]{{1,3}})\d+\.\d+ ?{UNIT}\b", r"\1<duration>"),
 ]
+
+# %% ../nbs/45d_sanitizers.ipynb #499d14e1
 HEX = "[0-9a-fA-F]"
 SANITIZERS: dict[str, Sanitizer] = {
     "colours": _sanitizer("colours and links of a terminal"),
@@ -96,46 +107,52 @@ SANITIZERS: dict[str, Sanitizer] = {
     "dates": _sanitizer("every date and time, whichever it is", on=False),
     "paths": _sanitizer("where the project, the home, temporary files and packages are on this machine"),
     "durations": _sanitizer("what %time, %timeit, progress bars and sentences such as 'took 3 s' say", *DURATIONS),
-    "spans": _sanitizer("every number with a unit of time", (rf"\b{SPAN}", "<duration>"), on=False),
+    "spans": _sanitizer("every number with a unit of time", ("", rf"\b{SPAN}", "<duration>"), on=False),
     "addresses": _sanitizer(
         "addresses in memory",
-        (rf"(?<= at )0x{HEX}+", "<address>"),
-        (rf"\b0x(?:0000)?{HEX}{{9,12}}\b", "<address>"),
+        (" at 0x", rf"(?<= at )0x{HEX}+", "<address>"),
+        ("0x", rf"\b0x(?:0000)?{HEX}{{9,12}}\b", "<address>"),
     ),
-    "ids": _sanitizer("what id() gives on Linux", (r"\b(?:1[34]\d{13}|9[345]\d{12}|2814[67]\d{10})\b", "<id>")),
-    "uuids": _sanitizer("UUIDs", (rf"\b{HEX}{{8}}-(?:{HEX}{{4}}-){{3}}{HEX}{{12}}\b", "<uuid>")),
+    "ids": _sanitizer(
+        "what id() gives on Linux",
+        ("", r"(?<![\w.])(?:1(?:38|39|40)\d{12}|9[345]\d{12}|2814[67]\d{10})(?![\w.])", "<id>"),
+    ),
+    "uuids": _sanitizer("UUIDs", ("-", rf"\b{HEX}{{8}}-(?:{HEX}{{4}}-){{3}}{HEX}{{12}}\b", "<uuid>")),
     "processes": _sanitizer(
         "numbers of processes",
-        (r"(?i)\b(p?pid|process id)(\W{1,3})\d+", r"\1\2<process>"),
-        (r"\bipykernel_\d+\b(?:/\d+\.py)?", "<cell>"),
+        ("", r"(?i)\b(p?pid|process id)(\W{1,3})\d+", r"\1\2<process>"),
+        ("ipykernel_", r"\bipykernel_\d+\b(?:/\d+\.py)?", "<cell>"),
     ),
     "counts": _sanitizer(
         "the numbers of In and Out",
-        (r"\b(In|Out) ?\[\d+\]", r"\1[]"),
-        (rf"<ipython-input-\d+-{HEX}+>|\b\d{{6,10}}\.py(?=, line)", "<cell>"),
+        ("[", r"\b(In|Out) ?\[\d+\]", r"\1[]"),
+        ("<ipython-input-", rf"<ipython-input-\d+-{HEX}+>", "<cell>"),
+        (".py, line", r"\b\d{6,10}\.py(?=, line)", "<cell>"),
     ),
     "html": _sanitizer(
         "random names in HTML, SVG and JavaScript",
-        (r"(?<![0-9a-f])[0-9a-f]{32}(?![0-9a-f])", "<id>"),
-        (r"\bT_[0-9a-f]{5}(?=_|\b)", "<id>"),  # pandas
-        (r"(?<=\b[mp])[0-9a-f]{10}\b", "<id>"),  # matplotlib
-        (r"\b(sk-[a-z-]+-id-)\d+", r"\1<id>"),  # scikit-learn
-        (r"<dc:date>[^<]*|(?<=Matplotlib v)[\d.]+", "<id>"),
+        ("", r"(?<![0-9a-f])[0-9a-f]{32}(?![0-9a-f])", "<id>"),
+        ("T_", r"\bT_[0-9a-f]{5}(?=_|\b)", "<id>"),  # pandas
+        ("", r"(?<=\b[mp])[0-9a-f]{10}\b", "<id>"),  # matplotlib
+        ("sk-", r"\b(sk-[a-z-]+-id-)\d+", r"\1<id>"),  # scikit-learn
+        ("<dc:date>", r"(?<=<dc:date>)[^<]*", "<date>"),
+        ("Matplotlib v", r"(?<=Matplotlib v)[\d.]+", "<version>"),
     ),
 }
 DEFAULTS = frozenset(name for name, sanitizer in SANITIZERS.items() if sanitizer.on)
 ONLY_MARKUP = frozenset({"html"})  # for what is no plain text
 
-
+# %% ../nbs/45d_sanitizers.ipynb #372719f0
 @cache
-def _patterns(names: frozenset[str]) -> tuple[tuple[re.Pattern[str], str], ...]:
-    return tuple(pair for name, sanitizer in SANITIZERS.items() if name in names for pair in sanitizer.patterns)
+def _replacements(names: frozenset[str]) -> tuple[Replacement, ...]:
+    return tuple(one for name, sanitizer in SANITIZERS.items() if name in names for one in sanitizer.replacements)
 
 
 def sanitize(line: str, names: frozenset[str]) -> str:
     "A line without what these sanitizers take out"
-    for pattern, replacement in _patterns(names):
-        line = pattern.sub(replacement, line)
+    for one in _replacements(names):
+        if one.hint in line:
+            line = one.pattern.sub(one.words, line)
     return line
 
 # %% ../nbs/45d_sanitizers.ipynb #39d8b219

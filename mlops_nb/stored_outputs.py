@@ -28,21 +28,30 @@ class Shown:
 
 def what_is_shown(outputs: Sequence[Any], rules: Rules) -> Shown:
     "What outputs of the notebook format show, without what the rules leave out"
-    shown = Shown()
-    for output in outputs:
+    shown, said = Shown(), {"stdout": "", "stderr": ""}
+    for output in [*outputs, {}]:
         output = output if isinstance(output, Mapping) else {"ename": "no output", "evalue": repr(output)}
         if output.get("output_type") == "stream":
-            text = joined(output.get("text"))
-            if output.get("name") == "stderr":
-                shown.stderr += "" if rules.ignores("stderr") else text
-            else:
-                shown.stdout[-1] += "" if rules.ignores("stdout") else text
-        elif kinds_of(output.get("data"), rules) or ("ename" in output and not rules.ignores("error")):
+            said[_name(output)] += joined(output.get("text"))
+            continue
+        shown.stdout[-1] += "" if rules.ignores("stdout") else _left(said["stdout"], rules)
+        shown.stderr += "" if rules.ignores("stderr") else _left(said["stderr"], rules)
+        said = {"stdout": "", "stderr": ""}
+        if kinds_of(output.get("data"), rules) or ("ename" in output and not rules.ignores("error")):
             shown.outputs.append(dict(output))
             shown.stdout.append("")
     return shown
 
-# %% ../nbs/46_stored_outputs.ipynb #40a62efd
+
+def _name(stream: Mapping[str, Any]) -> str:
+    return "stderr" if stream.get("name") == "stderr" else "stdout"
+
+
+def _left(text: str, rules: Rules) -> str:
+    "What is left to see of a text; nothing writes over what stands before an output"
+    return as_shown(text) if "progress" in rules.sanitizers else text
+
+# %% ../nbs/46_stored_outputs.ipynb #27c353e2
 SHOWN = 3  # outputs whose difference is told
 
 
@@ -74,7 +83,7 @@ def _differences(old: Shown, new: Shown, rules: Rules) -> Iterator[str]:
 def _where(number: int, count: int) -> str:
     return "" if not count else f" after output {number}" if number else " before output 1"
 
-
+# %% ../nbs/46_stored_outputs.ipynb #40a62efd
 def _of_outputs(old: Sequence[Any], new: Sequence[Any], rules: Rules) -> Iterator[str]:
     least = min(len(old), len(new))
     first, last = 0, 0
@@ -105,7 +114,7 @@ def output_difference(old: Mapping[str, Any], new: Mapping[str, Any], rules: Rul
         return f"{_preview(old, rules)}\nis stored, and there came {_preview(new, rules)}"
     return bundle_difference(old["data"], new["data"], rules)
 
-
+# %% ../nbs/46_stored_outputs.ipynb #55931040
 def _preview(output: Mapping[str, Any], rules: Rules) -> str:
     if "ename" in output:
         return f"the error {clipped(joined(output['ename']) + ': ' + joined(output.get('evalue')))}"
@@ -137,7 +146,7 @@ def update(
 
 def _kept(stored: Sequence[Any], new: Sequence[dict[str, Any]], rules: Rules) -> Iterator[dict[str, Any]]:
     "The new outputs, with those that are stored in the place of those that say the same"
-    earlier = [output for output in stored if isinstance(output, Mapping) and "data" in output]
+    earlier = [output for output in stored if isinstance(output, Mapping) and isinstance(output.get("data"), Mapping)]
     if len(earlier) != sum("data" in output for output in new):
         yield from new
         return
@@ -147,26 +156,36 @@ def _kept(stored: Sequence[Any], new: Sequence[dict[str, Any]], rules: Rules) ->
         same = before is not None and before.get("output_type") == output["output_type"]
         yield dict(before) if before and same and not output_difference(before, output, rules) else output
 
-
+# %% ../nbs/46_stored_outputs.ipynb #0aaa6379
 def _stored_form(outputs: Sequence[Mapping[str, Any]], count: int | None, rules: Rules) -> list[dict[str, Any]]:
-    "Outputs as they stand in a file; streams of one name that follow one another are one"
-    found: list[dict[str, Any]] = []
-    for output in outputs:
+    "Outputs as they stand in a file"
+    found = []
+    for output in _joined_streams(outputs):
         written = {key: value for key, value in output.items() if key != "transient"}
-        last = found[-1] if found else {}
-        if written.get("output_type") == "stream" and last.get("name") == written.get("name"):
-            last["text"] += joined(written.get("text"))
-            continue
         if written.get("output_type") == "stream":
-            written["text"] = joined(written.get("text"))
-        if "data" in written:
-            written["data"] = {kind: _split(kind, value) for kind, value in written["data"].items()}
+            written["text"] = _left(written["text"], rules).splitlines(keepends=True)
         if written.get("output_type") == "execute_result":
             written["execution_count"] = count
+        if isinstance(written.get("data"), Mapping):
+            written["data"] = {kind: _split(kind, value) for kind, value in written["data"].items()}
         found.append(written)
-    for stream in (output for output in found if output.get("output_type") == "stream"):
-        text = as_shown(stream["text"]) if "progress" in rules.sanitizers else stream["text"]
-        stream["text"] = text.splitlines(keepends=True)
+    return found
+
+
+def _joined_streams(outputs: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    "Streams of one name are one, up to the next output"
+    found: list[dict[str, Any]] = []
+    streams: dict[str, dict[str, Any]] = {}
+    for output in outputs:
+        if output.get("output_type") != "stream":
+            streams = {}
+            found.append(dict(output))
+            continue
+        name = _name(output)
+        if name not in streams:
+            streams[name] = {"output_type": "stream", "name": name, "text": ""}
+            found.append(streams[name])
+        streams[name]["text"] += joined(output.get("text"))
     return found
 
 
