@@ -95,10 +95,9 @@ def number_difference(old: str, new: str, rules: Rules) -> str:
     if is_whole(old) or is_whole(new) or not (math.isfinite(float(old)) and math.isfinite(float(new))):
         return f"{old} → {new}" + (", whole numbers are exact" if is_whole(old) and is_whole(new) else "")
     first, second = float(old), float(new)
-    largest = max(abs(first), abs(second))
-    if abs(first - second) > rules.numbers * largest and rules.absolute < largest:
-        return f"{old} → {new}, apart by {abs(first / largest - second / largest):.2g}, tolerance {rules.numbers:g}"
-    return f"{old} → {new}, apart by {abs(first - second):.2g}, tolerance {rules.absolute:g}"
+    apart, largest = abs(first - second), max(abs(first), abs(second))
+    tolerance = f"{rules.numbers:g} of it" if rules.numbers * largest >= rules.absolute else f"{rules.absolute:g}"
+    return f"{old} → {new}, apart by {apart:.2g}, tolerance {tolerance}"
 
 # %% ../nbs/45f_values.ipynb #a1765304
 def same_date(old: str, new: str, rules: Rules) -> bool:
