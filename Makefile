@@ -26,7 +26,7 @@ lab: .venv/.installed data/digits.parquet ## open JupyterLab on the project
 		--LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate $(LAB)
 
 export: .venv/.installed ## modules, README and dvc.yaml from the notebooks
-	@nbdev-export && nbdev-clean && python tests/readme.py && mlops-nb sync
+	@mlops-nb export && nbdev-clean && python tests/readme.py && mlops-nb sync
 
 format: .venv/.installed ## format notebooks and tests, and mend what ruff can mend
 	@ruff check --fix . && ruff format .

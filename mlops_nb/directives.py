@@ -75,6 +75,7 @@ NBDEV = (
     "include",
 )
 OTHERS = {
+    *("outputs", "notebook_outputs"),
     *("hide_input", "hide_output", "exec_all", "skip_exec", "skip_showdoc", "notest", "all_slow", "slow"),
     *("label", "classes", "renderings", "tags", "id", "column", "panel", "error", "warning", "message", "results"),
     *("page-layout", "title", "file"),

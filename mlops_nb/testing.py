@@ -428,7 +428,7 @@ class Plugin:
         found = []
         for result in outcome.results:
             cell = result.cell
-            if text := compare(stored[cell.index], result.outputs, rules.for_cell(cell.source, cell.tags)):
+            if text := compare(stored[cell.index], result.outputs, rules.for_cell(cell.source, cell.tags, cell.number)):
                 found.append(f"{plan.file}, cell {cell.number}: not the outputs that are stored\n{text}")
         if found:
             remedy = f"to store what the cells show now: pytest --notebook-update {plan.file}"
