@@ -38,6 +38,7 @@ COMMANDS = {  # the plugins of pytest that an environment for just this tool wou
     "pytest --nbval-lax": ("nbval.plugin", "pytest --nbval-lax nbs"),
     "pytest --nbval-lax -n 2": (f"nbval.plugin,{XDIST}", "pytest --nbval-lax --dist loadscope -n 2 nbs"),
 }
+ONCE = {"pytest --nbval-lax", "pytest --nbval-lax -n 2"}  # no goal stands against them, and they take long
 FASTER = [  # ours, the other, and how many times as fast ours is to be
     ("pytest --notebooks", "pytest --nbmake", 15.0),
     ("pytest --notebooks -n 2", "pytest --nbmake -n 2", 15.0),
@@ -202,15 +203,21 @@ def processor() -> float:
 
 
 def call(name: str, root: Path) -> tuple[float, float]:
-    """Run a tool, which has to find nothing wrong; seconds, and those of the processors"""
+    """Run a tool, which has to find nothing wrong; seconds, and those of the processors
+
+    Two kernels that other tools start at the same moment may choose the same port; those tools have three attempts.
+    """
     plugins, words = COMMANDS[name]
     variables = environment(plugins, root.parent)
-    began, used = time.perf_counter(), processor()
-    done = subprocess.run(words.split(), cwd=root, env=variables, capture_output=True, text=True, check=False)
-    seconds = time.perf_counter() - began
-    if done.returncode:
-        sys.exit(f"{words}: {done.stdout}{done.stderr}")
-    return seconds, processor() - used
+    for left in (2, 1, 0):
+        began, used = time.perf_counter(), processor()
+        done = subprocess.run(words.split(), cwd=root, env=variables, capture_output=True, text=True, check=False)
+        seconds = time.perf_counter() - began
+        if not done.returncode:
+            return seconds, processor() - used
+        if plugins.startswith(OURS) or not left:
+            break
+    sys.exit(f"{words}: {(done.stdout + done.stderr)[-3000:]}")
 
 
 def tree(root: psutil.Process) -> Iterator[dict[str, int]]:
@@ -260,9 +267,12 @@ def measure(root: Path, rounds: int) -> dict[str, list[tuple[float, float]]]:
     found: dict[str, list[tuple[float, float]]] = {name: [] for name in COMMANDS}
     for turn in range(rounds + 1):
         for name in COMMANDS:
+            if name in ONCE and turn > 1:
+                continue
             times = call(name, root)
             if turn:  # the first time compiles modules, and reads them from the disk
                 found[name].append(times)
+            print(f"  round {turn}: {name}: {times[0]:.2f} s", file=sys.stderr, flush=True)
     return found
 
 

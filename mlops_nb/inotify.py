@@ -47,7 +47,6 @@ class Watch:
         self.found: dict[tuple[str, str], None] = {}
         self.lock, self.ended = threading.Lock(), threading.Event()
         self.library = ctypes.CDLL(None, use_errno=True) if sys.platform == "linux" else None
-        self.thread = threading.Thread(target=self._drain, daemon=True)
 
     def start(self) -> None:
         "From now on"
@@ -60,7 +59,7 @@ class Watch:
         self.deadline = time.monotonic() + SETUP
         self.add("")
         self.stop = os.pipe()
-        self.thread.start()
+        threading.Thread(target=self._drain, args=(self.file, *self.stop), daemon=True).start()
 
     def add(self, below: str) -> None:
         "Watch a folder, relative to the root, and those in it"
@@ -97,16 +96,15 @@ class Watch:
         if self.file >= 0:
             with self.lock:
                 self.file = -1
+            os.write(self.stop[1], b".")  # while the thread cannot have closed it
             self.ended.set()
-            os.write(self.stop[1], b".")
 
-    def _drain(self) -> None:
-        file = self.file
+    def _drain(self, *files: int) -> None:
         while not self.ended.wait(PAUSE):
-            select.select([file, self.stop[0]], [], [])
+            select.select(files[:2], [], [])
             with self.lock:
                 self._take()
-        for one in (file, *self.stop):  # the system takes 10 ms to forget the watches: nobody waits for it
+        for one in files:  # the system takes 10 ms to forget the watches: nobody waits for it
             os.close(one)
 
     def _take(self) -> None:
