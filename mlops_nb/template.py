@@ -4,11 +4,12 @@
 
 # %% auto #0
 __all__ = ['POOL', 'FAILURES', 'PAUSE', 'separate', 'settle', 'renew', 'move', 'forget_project', 'leave', 'Watch',
-           'become_kernel', 'Template', 'main']
+           'become_kernel', 'become_process', 'Template', 'main']
 
 # %% ../nbs/11c_template.ipynb #329169b2
 import atexit
 import gc
+import importlib
 import json
 import os
 import select
@@ -22,6 +23,7 @@ import weakref
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
+from types import ModuleType
 from typing import Any, NoReturn
 
 from .preload import NotForkable, Preloaded, Snapshot, difference, preload, record, recorded, wanted
@@ -170,6 +172,30 @@ def become_kernel(shell: Shell, orders: socket.socket) -> NoReturn:
     leave(code, set(sys.modules) - before, channel)
 
 
+def become_process(shell: Shell, message: dict[str, Any], files: list[int]) -> NoReturn:
+    "In a fork: call a function with a socket of the client, and with the shell; then end"
+    before = set(sys.modules)
+    channel, code = socket.socket(fileno=files[-1]), 1
+    try:
+        separate()
+        sys.stdout, sys.stderr = sys.__stdout__, sys.__stderr__
+        settle(message, files, range(3))
+        for name, (was, value) in shell.exported.items():
+            if os.environ.get(name) == was:
+                os.environ[name] = value
+        sys.path[:0] = [path for path in message["sources"] if path not in sys.path]
+        Watch(files[3]).start()
+        _answer(channel, {})
+        module, _, name = message["entry"].partition(":")
+        getattr(importlib.import_module(module), name)(socket.socket(fileno=os.dup(0)), shell)
+        code = 0
+    except SystemExit as error:
+        code = error.code if isinstance(error.code, int) else 1
+    except BaseException:
+        traceback.print_exc(file=sys.__stderr__)
+    leave(code, set(sys.modules) - before, channel)
+
+
 def _answer(channel: socket.socket, ports: dict[str, int]) -> None:
     descriptor = os.pidfd_open(os.getpid())
     send(channel, {"pid": os.getpid(), "ports": ports}, [descriptor])
@@ -212,6 +238,7 @@ class Template:
         self.kernels: dict[int, socket.socket] = {}
         self.stale = ""
         self.failed = 0  # forks that ended while they waited
+        self.ahead: dict[str, tuple[dict[str, ModuleType], Snapshot]] = {}  # modules of this package, kept aside
 
     def serve(self) -> None:
         "Until the server is gone"
@@ -261,7 +288,7 @@ class Template:
         if other := difference(self.decided, message["environment"]):
             return f"the environment variable {other} has another value than when packages were imported"
         try:
-            known_arguments(message["command"][3:])
+            _ = "entry" in message or known_arguments(message["command"][3:])
         except ValueError as error:
             return str(error)
         for source in {message["cwd"], *message["sources"]}:
@@ -289,6 +316,9 @@ class Template:
 
     def start(self, message: dict[str, Any], files: list[int], channel: socket.socket) -> None:
         "Give a request to a process that waits"
+        if "entry" in message:
+            self.process(message, files, channel)
+            return
         if not self.waiting:
             self.fork()
         pid, orders = self.waiting.pop(0)
@@ -300,6 +330,31 @@ class Template:
             return
         self.kernels[pid] = channel.dup()
         send(self.control, {"event": "started", "pid": pid, "cwd": message["cwd"], "command": message["command"]})
+
+    def process(self, message: dict[str, Any], files: list[int], channel: socket.socket) -> None:
+        "Fork a process that is no kernel"
+        modules = self.imported(message["entry"].partition(":")[0])
+        pid = os.fork()
+        if not pid:
+            for other in [self.control, *self.kernels.values(), *(orders for _, orders in self.waiting)]:
+                other.close()
+            for file in self.alarm:
+                os.close(file)
+            sys.modules.update(modules)
+            become_process(self.shell, message, files)
+        self.kernels[pid] = channel.dup()
+        send(self.control, {"event": "started", "pid": pid, "cwd": message["cwd"], "command": message["command"]})
+
+    def imported(self, name: str) -> dict[str, ModuleType]:
+        "A module of this package with those that it imports, imported once; no kernel sees them"
+        modules, snapshot = self.ahead.get(name, ({}, None))
+        if snapshot is None or snapshot.changed(thorough=True):
+            importlib.import_module(name)
+            modules = {name: module for name, module in sys.modules.items() if name.startswith("mlops_nb")}
+            files = [str(module.__file__) for module in modules.values()]
+            self.ahead[name] = modules, Snapshot(files, self.root)
+            forget_project(self.root)
+        return modules
 
     def replaced(self, channel: socket.socket) -> None:
         "Tell the server first, so that it does not ask here again"

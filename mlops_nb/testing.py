@@ -44,6 +44,7 @@ from mlops_nb.notebook_tests import (
 from .ordinary import Ordinary
 from .project import Project, read_settings
 from .unchanged import PASSED, Fingerprints, Passed
+from .warm import why_not
 
 if TYPE_CHECKING:
     from mlops_nb.pipeline_tests import PipelineTests
@@ -113,7 +114,8 @@ class Notebooks:
 
     def __init__(self, project: Project, options: Options, kernel: str = ""):
         self.project, self.options, self.kernel = project, options, kernel
-        self.forks = Forks(project.root, project.settings.source) if can_fork() and not kernel else None
+        warm = not why_not(project.settings.warm)
+        self.forks = Forks(project.root, project.settings.source, warm) if can_fork() and not kernel else None
 
     def folder(self, path: Path) -> Path:
         "The working directory of a notebook: where JupyterLab starts its kernel"
@@ -272,7 +274,9 @@ class Plugin:
 
     def header(self) -> list[str]:
         "What is said at the start"
-        how = "ordinary kernels" if self.kernels.forks is None else "a fork for each"
+        how = "a fork for each" if self.kernels.forks is not None else "ordinary kernels"
+        if self.kernels.forks is not None and self.kernels.forks.is_warm:
+            how = "a fork of the warm server for each"
         how += f", {self.workers} at a time" if self.workers > 1 else ""
         paths = ", ".join(os.path.relpath(path, self.config.rootpath) for path in self.paths)
         return [f"notebooks: {paths}; {how}"]

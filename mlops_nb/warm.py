@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['SWITCH', 'LONGEST', 'LARGEST', 'SERVE', 'PATIENCE', 'FORWARDED', 'NotWarm', 'why_not', 'private_folder', 'Place',
            'send', 'receive', 'check_peer', 'connect', 'start_server', 'ask', 'surroundings', 'WarmProcess',
-           'warm_kernel', 'warm_command', 'prepare', 'status', 'stop', 'private_memory']
+           'warm_kernel', 'warm_process', 'warm_command', 'prepare', 'status', 'stop', 'private_memory']
 
 # %% ../nbs/11_warm.ipynb #6d7234da
 import json
@@ -311,16 +311,41 @@ def warm_kernel(
     message = surroundings(cwd, environment | like)
     message |= {"do": "kernel", "command": [*command], "sources": [*sources], "any_port": any_port}
     message |= {"moved": [str(place.root), str(copy)] if copy else [], "own": own}
-    ours = os.pidfd_open(os.getpid())
     with open(os.devnull, "rb") as nothing:  # noqa: PTH123
         files = [nothing.fileno(), *(number if file is None else file for number, file in enumerate(outputs, 1))]
-        try:
-            channel, answer, received = ask(place, message, files if independent else [*files, ours])
-        finally:
-            os.close(ours)
+        return _forked(place, message, files, independent)
+
+
+def warm_process(
+    place: Place,
+    entry: str,  # `module:function`, called with a socket and the shell of an IPython that has not begun
+    channel: socket.socket,  # the other end of that socket's pair, which the process gets
+    cwd: str | Path,
+    sources: Sequence[str] = (),  # folders put first on sys.path
+    output: int = 2,  # the file of its stdout and stderr
+    start: bool = True,  # start the server when there is none
+) -> WarmProcess:
+    "Fork a process with everything imported, which calls a function and ends with us; NotWarm when there is none"
+    message = surroundings(cwd, dict(os.environ))
+    message |= {"do": "kernel", "entry": entry, "command": ["-c", entry], "sources": [*sources]}
+    return _forked(place, message, [channel.fileno(), output, output], False, start)
+
+
+def _forked(
+    place: Place,
+    message: dict[str, Any],
+    files: list[int],
+    independent: bool,
+    start: bool = True,
+) -> WarmProcess:
+    ours = os.pidfd_open(os.getpid())
+    try:
+        channel, answer, received = ask(place, message, files if independent else [*files, ours], start)
+    finally:
+        os.close(ours)
     if not received:
         channel.close()
-        raise NotWarm("the fork ended before it became a kernel", file=place.log)
+        raise NotWarm("the fork ended before it had begun", file=place.log)
     return WarmProcess(channel, answer["pid"], received[0], answer["ports"])
 
 # %% ../nbs/11_warm.ipynb #aa8b6223

@@ -69,7 +69,7 @@ FAULTS: dict[str, list[str | dict[str, Any]]] = {
 def faults(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A project with one notebook for each fault"""
     root = tmp_path_factory.mktemp("faults")
-    (root / "pyproject.toml").write_text("[tool.pytest.ini_options]\n")
+    (root / "pyproject.toml").write_text("[tool.pytest.ini_options]\n[tool.mlops_nb]\n")
     for name, cells in FAULTS.items():
         write(root / f"nbs/{name}.ipynb", *cells)
     (root / "nbs/broken.ipynb").write_text("{")
@@ -80,13 +80,19 @@ def faults(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
-@pytest.fixture(scope="module")
-def told(faults: Path) -> dict[str, str]:
+@pytest.fixture(scope="module", params=["a fork for each", "a fork of the warm server for each"])
+def told(faults: Path, request: pytest.FixtureRequest) -> Iterator[dict[str, str]]:
     """What is said of each notebook, by its name; the whole under the empty name"""
-    done = call(faults, "-rA", "--junitxml=junit.xml", "--durations=3")
+    warm = {"MLOPS_NB_WARM": str(int("warm" in request.param))}
+    if "warm" in request.param:
+        subprocess.run(["mlops-nb", "kernel", "start"], cwd=faults, env=environment(**warm), check=True)
+    done = call(faults, "-rA", "--junitxml=junit.xml", "--durations=3", **warm)
     assert done.returncode == 1, done.stdout + done.stderr
+    assert f"notebooks: nbs; {request.param}" in done.stdout
     parts = re.split(r"^_+ (?:nbs/)(\S+)\.ipynb _+$", done.stdout, flags=re.MULTILINE)
-    return dict(zip(parts[1::2], parts[2::2], strict=True)) | {"": done.stdout}
+    yield dict(zip(parts[1::2], parts[2::2], strict=True)) | {"": done.stdout}
+    if "warm" in request.param:
+        subprocess.run(["mlops-nb", "kernel", "stop"], cwd=faults, env=environment(**warm), check=True)
 
 
 @pytest.mark.parametrize(
