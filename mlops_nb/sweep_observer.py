@@ -20,7 +20,7 @@ from .markup import number as shown
 from .progress import say
 
 if TYPE_CHECKING:
-    from mlops_nb.space import Constraint, Objective, Sweep
+    from mlops_nb.dimensions import Constraint, Objective, Sweep
 
 # %% ../nbs/22d_observer.ipynb #6e0a3341
 class Ended(Protocol):
