@@ -22,6 +22,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.utils.data import DataLoader, TensorDataset
 
+from .pruning import Pruning
+
 # %% ../nbs/24_training.ipynb #ac9ae005
 def shifted(
     images: Tensor,  # (N, 1, height, width)
@@ -145,12 +147,12 @@ def fit(
         raise ValueError(f"expected at least 1 epoch and 1 image in a batch, saw {epochs} and {batch_size}")
     seed_everything(seed, verbose=False)
     recorder = Curves(curves)
-    stopper = EarlyStopping("validation/loss", patience=patience)
+    stopper, pruning = EarlyStopping("validation/loss", patience=patience), Pruning("validation/loss")
     with _threads(threads), _quiet(), tempfile.TemporaryDirectory() as folder:
         keeper = ModelCheckpoint(folder, "{epoch}", monitor="validation/loss", save_weights_only=True)
         trainer = Trainer(
             accelerator="auto", devices=1, precision=precision(), max_epochs=epochs, deterministic=True, logger=False,
-            callbacks=[recorder, stopper, keeper], enable_progress_bar=False, enable_model_summary=False,
+            callbacks=[recorder, pruning, stopper, keeper], enable_progress_bar=False, enable_model_summary=False,
             log_every_n_steps=1, num_sanity_val_steps=0,
         )  # fmt: skip
         batches = loader(train[0], train[1], batch_size, seed), loader(validation[0], validation[1], 1024)
@@ -177,7 +179,9 @@ def _quiet() -> Iterator[None]:
     logger = logging.getLogger("pytorch_lightning")
     before = logger.level
     logger.setLevel(logging.ERROR)
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", module="pytorch_lightning")
-        yield
-    logger.setLevel(before)
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", module="pytorch_lightning")
+            yield
+    finally:
+        logger.setLevel(before)

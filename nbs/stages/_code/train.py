@@ -22,7 +22,9 @@ threads: int
 #   mlops_nb/errors.py 37f2aee6d1ab7ea8
 #   mlops_nb/interface.py b47944daa7b6a484
 #   mlops_nb/network.py bc95cc38267ec968
-#   mlops_nb/training.py 564b0d75ab431ae1
+#   mlops_nb/pruning.py 1a1faeb9d671e546
+#   mlops_nb/training.py b79aac49861ec848
+#   mlops_nb/trial.py 8749f3a7c47405e5
 
 # Packages that all of these import: the version that the lock pins
 #   dvclive 3.49.1
