@@ -127,6 +127,8 @@ def _failed(error: BaseException, job: Job, witness: Witness, number: int) -> St
         found = _dead(job, witness, number)
     elif isinstance(error, StageFailed):
         found = error
+        if job.request.trial and error.problem.startswith("failed: Pruned:"):
+            run.state = "pruned"
         place = re.fullmatch(r"cell (\d+)", error.place or "")
         run.cell = int(place[1]) if place else run.cell
     elif isinstance(error, OSError):
@@ -223,7 +225,8 @@ def _record(job: Job, run_id: str) -> Run:
     return Run(
         run_id or new_id(stage.name), stage.name, stage.notebook.file, job.is_stage, job.what_if,
         created=now, started=now, who=who(), host=host(), pid=os.getpid(), command=redactor.any(_command()),
-        profile=job.request.profile, parameters=redactor.any(parameters), writes=job.writes, locks=job.locks,
+        profile=job.request.profile, trial=job.request.trial, parameters=redactor.any(parameters),
+        writes=job.writes, locks=job.locks,
         python=".".join(map(str, sys.version_info[:3])), device=processor(), report=job.report or "",
     )  # fmt: skip
 

@@ -34,6 +34,7 @@ class Request:
     out_dir: str | None = None  # redirect every output into this folder
     copy_to: Path | None = None  # write the executed notebook here as well
     timeout: float | None = None  # seconds
+    trial: str = ""  # of a sweep, as architecture/7
 
 
 @dataclass(frozen=True)

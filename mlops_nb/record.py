@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
 # %% ../nbs/04d_record.ipynb #3718eb2d
-STATES = ("queued", "running", "succeeded", "failed", "interrupted", "killed", "timed-out", "skipped")
+STATES = ("queued", "running", "succeeded", "failed", "interrupted", "killed", "timed-out", "skipped", "pruned")
 UNFINISHED = ("queued", "running")
 RULES = {"read": "reads {}, which is no In", "write": "writes {}, which is no Out"}
 RULES["import"] = "imports {}, which sync did not find in the code"
@@ -71,6 +71,7 @@ class Run:
     dirty: list[str] = field(default_factory=list)  # tracked or new files that differ from the commit
     fingerprint: str = ""  # SHA-256 of the normalised code and of what it imports
     profile: str = ""
+    trial: str = ""  # of a sweep that ran it, as architecture/7
     parameters: dict[str, dict[str, Any]] = field(default_factory=dict)  # name to value and origin
     inputs: dict[str, dict[str, Any]] = field(default_factory=dict)  # path to name, md5 and size
     outputs: dict[str, dict[str, Any]] = field(default_factory=dict)  # path to name, kind, md5 and size
@@ -125,6 +126,7 @@ class Run:
             "notebook": self.notebook + (" (what-if)" if self.what_if else ""),
             "state": self.state + (f" in cell {self.cell}" if self.cell else ""),
             "because": self.problem,
+            "trial": self.trial,
             "began": f"{_when(self.started)}, took {self.seconds or 0:.2f} s",
             "by": f"{self.who} on {self.host}, process {self.pid}: mlops-nb {' '.join(self.command)}",
             "commit": self.commit + (f", and changed: {', '.join(self.dirty[:5])}" if self.dirty else ""),

@@ -33,7 +33,7 @@ def table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
 
 COLOURS = {"fresh": "green", "stale": "yellow", "failed": "red", "never ran": "cyan"}
 COLOURS |= {"succeeded": "green", "killed": "red", "timed-out": "red", "interrupted": "yellow"}
-COLOURS |= {"queued": "cyan", "running": "cyan", "skipped": "default"}
+COLOURS |= {"queued": "cyan", "running": "cyan", "skipped": "default", "pruned": "yellow"}
 
 
 def difference(line: str) -> str:

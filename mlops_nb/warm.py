@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['SWITCH', 'LONGEST', 'LARGEST', 'SERVE', 'PATIENCE', 'FORWARDED', 'NotWarm', 'why_not', 'private_folder', 'Place',
            'send', 'receive', 'check_peer', 'connect', 'start_server', 'ask', 'surroundings', 'WarmProcess',
-           'warm_kernel', 'warm_process', 'warm_command', 'prepare', 'status', 'stop', 'private_memory']
+           'warm_kernel', 'warm_process', 'fork_command', 'warm_command', 'prepare', 'status', 'stop', 'private_memory']
 
 # %% ../nbs/11_warm.ipynb #6d7234da
 import json
@@ -349,6 +349,20 @@ def _forked(
     return WarmProcess(channel, answer["pid"], received[0], answer["ports"])
 
 # %% ../nbs/11_warm.ipynb #aa8b6223
+def fork_command(
+    place: Place,
+    entry: str,  # `module:function`, called with the arguments and `forked=True`, returns an exit code
+    arguments: Sequence[str],
+    cwd: Path,
+    files: Sequence[int],  # its stdin, stdout and stderr
+) -> WarmProcess:
+    "Start a command, which is hung up when we end; NotWarm when it has to run otherwise"
+    message = surroundings(cwd, dict(os.environ))
+    message |= {"do": "command", "entry": entry, "arguments": [*arguments], "path": sys.path}
+    channel, answer, received = ask(place, message, files)
+    return WarmProcess(channel, answer["pid"], received[0])
+
+
 FORWARDED = ("SIGINT", "SIGTERM", "SIGHUP", "SIGWINCH", "SIGUSR1", "SIGUSR2", "SIGQUIT")
 
 
@@ -358,12 +372,9 @@ def warm_command(
     arguments: Sequence[str],
 ) -> int:
     "Run a command; returns its exit code, NotWarm when it has to run here"
-    message = surroundings(Path.cwd(), dict(os.environ))
-    message |= {"do": "command", "entry": entry, "arguments": [*arguments], "path": sys.path}
     sys.stdout.flush()
     sys.stderr.flush()
-    channel, answer, received = ask(place, message, [0, 1, 2])
-    process = WarmProcess(channel, answer["pid"], received[0])
+    process = fork_command(place, entry, arguments, Path.cwd(), (0, 1, 2))
     for name in FORWARDED:
         signal.signal(getattr(signal, name), lambda number, frame: process.send_signal(number))
     signal.signal(signal.SIGTSTP, lambda number, frame: _stop(process))
