@@ -67,7 +67,7 @@ def _is_called(device: Device, name: str) -> bool:
 def _nvml() -> Iterator[Any]:
     "NVIDIA's library; None when there is no driver"
     try:
-        import pynvml
+        import pynvml  # type: ignore[import-untyped, unused-ignore]
     except ImportError as error:
         if not Path("/dev/nvidia0").exists():
             yield None
@@ -241,7 +241,7 @@ class Slots:
         if not chosen or len(self.held) >= self.room.by_cpus():
             return None
         number, self.given = self.given, self.given + 1
-        self.held[number] = chosen
+        self.held[number] = tuple(chosen)
         if alone:
             self.closed |= {*chosen}
             self.kept = None
@@ -322,10 +322,8 @@ class Slots:
         if gpus > len(self.gpus):
             raise _wrong("more than there is", f"at most {len(self.gpus)} GPUs for a trial", f"gpus: {gpus:g}")
         if not self.places:
-            names = ", ".join(called(device) for device in self.devices if device in self.health.aside)
-            raise MlopsError(
-                f"set aside, since trials died there: {names}", remedy="read why, then run the sweep again"
-            )
+            lost = ", ".join(called(device) for device in self.devices if device in self.health.aside)
+            raise MlopsError(f"set aside, since trials died there: {lost}", remedy="read why, then run the sweep again")
 
     def advice(self) -> str:
         "What the user may not know: there are GPUs, and trials do not see them"
