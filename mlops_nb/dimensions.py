@@ -84,7 +84,13 @@ class Dimension:
         if isinstance(value, bool) or not isinstance(value, wanted) or not math.isfinite(value):
             return False
         low, high = self.bounds
-        return low <= value <= high and (self.step is None or (exact(value) - exact(low)) % exact(self.step) == 0)
+        return low <= value <= high and math.isclose(self.tidy(value), value, rel_tol=1e-9, abs_tol=1e-12)
+
+    def tidy(self, value: Any) -> Any:
+        "A value as a person writes it: 0.3, where sums of steps make 0.30000000000000004"
+        if self.step is None or self.kind == "categorical":
+            return float(value) if self.kind == "float" else value
+        return self.at(round((exact(value) - exact(self.bounds[0])) / exact(self.step)))
 
 
 def among(value: Any, values: Sequence[Any]) -> bool:
@@ -94,7 +100,7 @@ def among(value: Any, values: Sequence[Any]) -> bool:
 
 def exact(number: float) -> Fraction:
     "A number as it is written: 0.1 is a tenth"
-    return Fraction(repr(number))
+    return Fraction(number) if isinstance(number, int) else Fraction(repr(float(number)))
 
 # %% ../nbs/19_dimensions.ipynb #af1d0da8
 @dataclass(frozen=True)
@@ -260,32 +266,33 @@ def differences(
 ) -> list[str]:
     "What changed, in words"
     keys = [key for key in {**old, **new} if key != "space"]
-    changed = [_change(key, old.get(key), new.get(key)) for key in keys if old.get(key) != new.get(key)]
+    changed = [_change(f"{key}:", old.get(key), new.get(key)) for key in keys]
     before, after = old.get("space") or {}, new.get("space") or {}
     for name in sorted({*before, *after}):
         if name not in after:
             changed.append(f"{name}: removed")
         elif name not in before:
             changed.append(f"{name}: added")
+        elif before[name].get("kind") != after[name].get("kind"):
+            changed.append(_change(f"{name}:", before[name], after[name]))
         else:
             parts = {**before[name], **after[name]}
-            pairs = [(part, before[name].get(part), after[name].get(part)) for part in parts]
-            changed += [_change(f"{name}: {part}", was, now) for part, was, now in pairs if not _same(was, now)]
-    return changed
-
-
-def _same(was: Any, now: Any) -> bool:
-    return bool(was == now) and json_text(was) == json_text(now)
+            changed += [_change(f"{name}: {part}", before[name].get(part), after[name].get(part)) for part in parts]
+    return [*filter(None, changed)]
 
 
 def _change(what: str, was: Any, now: Any) -> str:
-    return f"{what}{'' if ':' in what else ':'} {_shown(was)} -> {_shown(now)}"
+    "How a value changed; empty when it did not"
+    before, after = _shown(was), _shown(now)
+    return "" if before == after else f"{what} {before} -> {after}"
 
 
 def _shown(value: Any) -> str:
-    return "nothing" if value in (None, "", [], {}) else value if isinstance(value, str) else json_text(value)
+    if value in (None, "", [], {}):
+        return "nothing"
+    return value if isinstance(value, str) else json_text(value)
 
 
 def json_text(value: Any) -> str:
     "A value as JSON, in one line"
-    return json.dumps(value, ensure_ascii=False)
+    return json.dumps(value, ensure_ascii=False, sort_keys=True)

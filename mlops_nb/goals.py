@@ -15,12 +15,11 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
-from .places import Place
-
 from .dimensions import MEASURED, Constraint, Objective
 from .errors import nearest
 from .graph import Stage
 from .ledger import Ledger
+from .places import Place
 from .project import Project
 from .record import flatten
 

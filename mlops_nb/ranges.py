@@ -182,7 +182,7 @@ def member(place: Place, dimension: Dimension) -> Any:
     if not dimension.contains(place.value):
         seen = repr(place.value)
         raise place.error("outside the space", expected=described(dimension), seen=seen)
-    return float(place.value) if dimension.kind == "float" else place.value
+    return dimension.tidy(place.value)
 
 
 def described(dimension: Dimension) -> str:

@@ -9,7 +9,8 @@ __all__ = ['NEEDS', 'EXTRAS', 'SAMPLERS', 'PRUNERS', 'check_packages', 'from_gri
 # %% ../nbs/19a_samplers.ipynb #8f26effa
 import math
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
@@ -129,11 +130,18 @@ def sampler_for(
 ) -> "BaseSampler":
     "The sampler that chooses the values of one trial"
     check_packages(sweep.sampler)
+    with _quiet():
+        return SAMPLERS[sweep.sampler](sweep, number)
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    "Nobody is told that a part of Optuna may still change: its version is pinned, and tests hold it"
     from optuna.exceptions import ExperimentalWarning
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ExperimentalWarning)
-        return SAMPLERS[sweep.sampler](sweep, number)
+        yield
 
 
 def suggest(trial: "Trial", sweep: Sweep) -> dict[str, Any]:
@@ -141,7 +149,7 @@ def suggest(trial: "Trial", sweep: Sweep) -> dict[str, Any]:
     values: dict[str, Any] = {}
     for dimension in sweep.space:
         if dimension.is_active(values):
-            values[dimension.name] = _suggest(trial, dimension)
+            values[dimension.name] = dimension.tidy(_suggest(trial, dimension))
     return values
 
 
@@ -151,8 +159,8 @@ def _suggest(trial: "Trial", dimension: Dimension) -> Any:
     low, high = dimension.bounds
     if dimension.kind == "int":
         step = int(dimension.step or 1)
-        return int(trial.suggest_int(dimension.name, int(low), int(high), step=step, log=dimension.log))
-    return float(trial.suggest_float(dimension.name, low, high, step=dimension.step, log=dimension.log))
+        return trial.suggest_int(dimension.name, int(low), int(high), step=step, log=dimension.log)
+    return trial.suggest_float(dimension.name, low, high, step=dimension.step, log=dimension.log)
 
 # %% ../nbs/19a_samplers.ipynb #95d063ff
 PRUNERS = ("median", "hyperband", "wilcoxon", "none")
@@ -169,4 +177,5 @@ def pruner_for(sweep: Sweep) -> "BasePruner":
         "wilcoxon": pruners.WilcoxonPruner,
         "none": pruners.NopPruner,
     }
-    return made[sweep.pruner]()
+    with _quiet():
+        return made[sweep.pruner]()

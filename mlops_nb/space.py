@@ -99,7 +99,7 @@ def _read_sampler(place: Place, found: dict[str, Any]) -> str:
             raise sampler.error("nothing for cmaes", expected=wish, seen=len(numbers), remedy="take tpe")
         if len(objectives) > 1 or constraints:
             what = "constraints" if constraints else "several objectives"
-            raise sampler.error(f"cmaes knows no {what}", expected="tpe, gp or nsga2", seen="cmaes")
+            raise sampler.error("no sampler for this", expected="tpe, gp or nsga2", seen=f"cmaes and {what}")
     return name
 
 
@@ -286,6 +286,9 @@ def _read_storage(place: Place) -> str:
     if place.value == "":
         return ""
     url = place.text("postgresql://user@host/studies")
-    if "://" not in url:
+    if not re.match(r"[\w+]+://\S+$", url):
         raise place.error("not a URL", expected="one like postgresql://user@host/studies", seen=repr(url))
+    if re.match(r"[^/]+://[^/@]*:[^/]*@", url):
+        remedy = "remove it, and give it as PGPASSWORD or in ~/.pgpass"
+        raise place.error("a password in a file that git keeps", remedy=remedy)
     return url
