@@ -349,8 +349,8 @@ class FunctionTrials:
     def _forget(self) -> None:
         if self.control is not None:
             self.control.close()
-        with suppress(subprocess.TimeoutExpired):
-            self.process.wait(5)
+            with suppress(subprocess.TimeoutExpired):
+                self.process.wait(5)
         self.control = None
 
     def close(self) -> None:

@@ -14,6 +14,7 @@ import os
 import signal
 import sys
 import time
+import warnings
 from collections import Counter, deque
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -22,8 +23,6 @@ from datetime import datetime
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-
-from .slots import Lease, Slots, find_devices
 
 from .code import cell_tree
 from .dimensions import MEASURED
@@ -34,6 +33,7 @@ from .imports import closure
 from .params import read_params
 from .project import Project, write_text
 from .provenance import host
+from .slots import Lease, Slots, find_devices
 from mlops_nb.space import (
     Sweep,
     declaration,
@@ -46,7 +46,17 @@ from mlops_nb.space import (
     trial_seed,
 )
 from .stage import sync
-from .study import Known, SweepError, make_study, put_aside, quiet, sweep_folder, sweep_lock, trial_folder
+from mlops_nb.study import (
+    Known,
+    SweepError,
+    make_study,
+    put_aside,
+    quiet,
+    sweep_folder,
+    sweep_lock,
+    trial_folder,
+    write_facts,
+)
 from .sweep_observer import Observer
 
 if TYPE_CHECKING:
@@ -506,10 +516,9 @@ class Coordinator:
         }
         last = self.last.pop(number, None) if outcome.state == "pruned" else None
         told = Told(outcome.state, outcome.values, violations, last)
-        self.note(number, **{name: value for name, value in facts.items() if value}, **({"last": last} if last else {}))
+        facts = {name: value for name, value in (facts | {"last": last}).items() if value}
         identity = self.trial_ids[number]
-        for name, value in constraint_attributes(self.sweep, told).items():
-            self.storage.set_trial_system_attr(identity, name, value)
+        write_facts(self.storage, identity, facts, constraint_attributes(self.sweep, told))
         self.storage.set_trial_state_values(identity, state_of(outcome.state), told.values or None)
         self.results[number] = told
         if self.fast and "mind" in self.__dict__:
@@ -536,8 +545,7 @@ class Coordinator:
 
     def note(self, number: int, **facts: Any) -> None:
         "Write facts about a trial"
-        for name, value in facts.items():
-            self.storage.set_trial_user_attr(self.trial_ids[number], name, value)
+        write_facts(self.storage, self.trial_ids[number], facts)
 
     # Ending
 
@@ -611,8 +619,6 @@ def run_sweep(
             aside = put_aside(project, name)
             observer.note(f"the sweep that was there is {aside} now")
             folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-            with sweep_lock(project, name):
-                return _run_locked(project, sweep, workers, fast, observer)
         return _run_locked(project, sweep, workers, fast, observer)
 
 
@@ -652,11 +658,15 @@ def _run_locked(project: Project, sweep: Sweep, workers: int | None, fast: bool,
 
 def _check_same(study: "Study", sweep: Sweep) -> None:
     "Refuse a study of another declaration; describe a new one"
+    from optuna.exceptions import ExperimentalWarning
+
     now, known = declaration(sweep), study.user_attrs.get("declaration")
     if known is None:
         study.set_user_attr("created", time.time())
         study.set_user_attr("repeatable", sweep.repeatable)
-        study.set_metric_names([item.name for item in sweep.objectives])
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", ExperimentalWarning)
+            study.set_metric_names([item.name for item in sweep.objectives])
         study.set_user_attr("declaration", json.dumps(now))
         return
     changed = differences(json.loads(known), json.loads(json.dumps(now)))
