@@ -83,15 +83,17 @@ class _Collect(logging.Handler):
 # %% ../nbs/23c_sweep_report.ipynb #c3666517
 def make_plots(study: "optuna.Study", record: Record) -> list[Plot]:
     "All plots of a sweep"
-    drawn, plots = _drawable(study, record), []
-    for place, objective in enumerate(record.objectives):
-        plots += _plots_of(drawn, place, objective.name, len(record.objectives) > 1)
-    if len(record.objectives) > 1:
-        plots.insert(0, make_plot("front", "Pareto front", lambda: _front(drawn, record)))
+    drawn, names = _drawable(study, record), [item.name for item in record.objectives]
+    visual, several = _visual(), len(names) > 1
+    plots = [make_plot("front", "Pareto front", lambda: _front(drawn, record))] if several else []
+    for place, name in enumerate(names):
+        plots += _plots_of(drawn, place, name, several)
+    aim = {} if several else {"target_name": names[0]}
+    parallel = make_plot("parallel", "Parallel coordinates", lambda: visual.plot_parallel_coordinate(drawn, **aim))
+    plots.insert(1 if several else 2, parallel)
     if any(trial.reports for trial in record.trials):
-        plots.append(make_plot("reports", "Intermediate values", lambda: _visual().plot_intermediate_values(drawn)))
-    plots.append(make_plot("timeline", "Timeline", lambda: _visual().plot_timeline(drawn)))
-    return plots
+        plots.append(make_plot("reports", "Intermediate values", lambda: visual.plot_intermediate_values(drawn)))
+    return [*plots, make_plot("timeline", "Timeline", lambda: visual.plot_timeline(drawn))]
 
 
 def _plots_of(study: "optuna.Study", place: int, name: str, several: bool) -> list[Plot]:
@@ -105,20 +107,9 @@ def _plots_of(study: "optuna.Study", place: int, name: str, several: bool) -> li
         for key, (title, draw) in {
             "history": ("History", _visual().plot_optimization_history),
             "importance": ("Importance of the parameters", _visual().plot_param_importances),
-            "parallel": ("Parallel coordinates", _parallel),
             "slice": ("Slices", _visual().plot_slice),
         }.items()
     ]
-
-
-def _parallel(study: "optuna.Study", **more: Any) -> Any:
-    import optuna
-
-    complete = study.get_trials(deepcopy=False, states=(optuna.trial.TrialState.COMPLETE,))
-    common = set.intersection(*({*trial.params} for trial in complete)) if complete else set()
-    if complete and not common:
-        raise ValueError("No parameter is in all complete trials.")
-    return _visual().plot_parallel_coordinate(study, params=sorted(common) or None, **more)
 
 
 def _front(study: "optuna.Study", record: Record) -> Any:
@@ -140,6 +131,7 @@ def _drawable(study: "optuna.Study", record: Record) -> "optuna.Study":
     directions = [item.direction for item in record.objectives]
     with _reasons():
         made = optuna.create_study(directions=directions, study_name=record.name)
+        made.set_metric_names([item.name for item in record.objectives])
         known = {trial.number: trial for trial in record.trials}
         for trial in study.get_trials(deepcopy=True):
             values = trial.values or []
@@ -202,7 +194,8 @@ PAGE = """<!doctype html>
 """
 
 # %% ../nbs/23c_sweep_report.ipynb #514f5a4b
-STYLE = ".plot { min-height: 28rem; overflow-x: auto; } #declared dd { font-family: ui-monospace, monospace; white-space: pre-wrap; }"
+STYLE = """.plot { min-height: 28rem; overflow-x: auto; }
+#declared dd { font-family: ui-monospace, monospace; white-space: pre-wrap; }"""
 DRAW = """for (const plot of document.querySelectorAll(".plot")) {
   const figure = figures[plot.id];
   const settings = {responsive: true, displaylogo: false, showSendToCloud: false, plotlyServerURL: ""};
@@ -220,7 +213,7 @@ def policy(
     digests = [base64.b64encode(hashlib.sha256(text.encode()).digest()).decode() for text in scripts]
     hashes = " ".join(f"'sha256-{digest}'" for digest in digests)
     return (
-        f"default-src 'none'; script-src {hashes} 'unsafe-eval'; style-src 'unsafe-inline'; img-src data: blob:; "
+        f"default-src 'none'; script-src {hashes}; style-src 'unsafe-inline'; img-src data: blob:; "
         "base-uri 'none'; form-action 'none'"
     )
 

@@ -19,7 +19,16 @@ from typing import TYPE_CHECKING, Any
 from .dimensions import Constraint, Objective
 from .markup import duration, when
 from .markup import number as shown
-from .sweep_observer import Aims, Lines, Result, Standing, counts_in_words, front_with, objectives_in_words
+from mlops_nb.sweep_observer import (
+    Aims,
+    Lines,
+    Result,
+    Standing,
+    counts_in_words,
+    front_with,
+    measured,
+    objectives_in_words,
+)
 
 if TYPE_CHECKING:
     import optuna
@@ -54,6 +63,11 @@ class Trial:
     metrics: Mapping[str, float] = field(default_factory=dict)
 
     @property
+    def memory(self) -> float:
+        "Bytes, at most; 0 when not known"
+        return (self.memory_mb or 0.0) * 1e6
+
+    @property
     def is_candidate(self) -> bool:
         "Can it be the best?"
         return self.state == "complete" and not self.missed
@@ -86,15 +100,15 @@ def _missed(
     trial: "optuna.trial.FrozenTrial", constraints: Sequence[Constraint], metrics: Mapping[str, float]
 ) -> list[str]:
     "The constraints that a trial does not keep"
-    found = []
+    attrs, found = trial.user_attrs, []
+    known = measured(metrics, attrs.get("seconds", 0.0), attrs.get("memory_mb", 0.0) * 1e6)
     for item in constraints:
-        value = metrics.get(item.name)
+        value = known.get(item.name)
         if value is None:
             found.append(f"{item.name} {item.relation} {shown(item.bound)}: it was not measured")
         elif not item.violation(value) <= 0:
             found.append(f"{item.name} {item.relation} {shown(item.bound)}: it is {shown(value)}")
-    known = {item.name for item in constraints}
-    own = {name: value for name, value in trial.constraints.items() if name not in known} if not constraints else {}
+    own = {} if constraints else trial.constraints  # of a study that was made by hand
     return found + [f"{name}: missed by {shown(value)}" for name, value in own.items() if not value <= 0]
 
 # %% ../nbs/23b_sweep_table.ipynb #b8caa24b
@@ -267,10 +281,11 @@ def overview(
     stand(standing, record, total, float(running["started"]) if running and "started" in running else None)
     standing.counts, standing.before = record.counts, 0
     lines = [f"{record.name}: {aim_in_words(record)}", f"  {counts_in_words(standing)}"]
-    if running:
+    if running is not None:
         began = f" since {when(float(running['started']))}" if "started" in running else ""
         left = left_in_words(record, total, running)
-        lines.append(f"  runs as process {running.get('pid')} on {running.get('host')}{began}{left}")
+        who = f" as process {running['pid']} on {running.get('host')}" if "pid" in running else ""
+        lines.append(f"  runs{who}{began}{left}")
     else:
         finished = total is not None and record.done >= total
         goes = f"finished; more trials in params.yaml let it go on: mlops-nb sweep run {record.name}"
@@ -379,7 +394,7 @@ def record_data(record: Record, total: int | None, running: Mapping[str, Any] | 
         "total": total,
         "done": record.done,
         "counts": {state: record.counts[state] for state in STATES.values()},
-        "running": dict(running) if running else None,
+        "running": None if running is None else dict(running),
         "best": [trial_data(record, trial) for trial in record.best()],
         "failures": [asdict(item) for item in record.failures()],
     }

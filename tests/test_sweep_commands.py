@@ -1,0 +1,460 @@
+"""The commands about sweeps: what is shown of a study, what is made of it, and the page in a real browser."""
+
+import json
+import os
+import pty
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import urllib.request
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import optuna
+import pytest
+import yaml
+from conftest import environment, need
+from kernels import alive, until
+
+from mlops_nb.cli import main
+from mlops_nb.project import Project, find_project
+from mlops_nb.space import declaration, read_sweep
+from mlops_nb.study import make_study
+
+PARAMS = """make:
+  rows: 3  # how long the table is
+sweeps:
+  length:
+    stages: [make, count]
+    maximize: count.length
+    constraints: [count.length <= 6]
+    trials: 12
+    space: {make.rows: {low: 1, high: 9}}
+  two:
+    objective: shapes:score
+    minimize: [weight, error]
+    trials: 5
+    space: {x: {low: 0.0, high: 1.0}}
+  none_yet:
+    objective: shapes:score
+    minimize: weight
+    trials: 5
+    space: {x: {low: 0.0, high: 1.0}}
+"""
+SHAPES = """
+def score(parameters):
+    return {"weight": parameters["x"], "error": 1 - parameters["x"]}
+"""
+BAD = "</script><script>document.title='broken'</script><img src=x onerror=alert(1)>"
+COORDINATOR = """
+import json, os, signal, socket, sys, time
+from pathlib import Path
+from mlops_nb.project import find_project
+from mlops_nb.study import open_study, sweep_folder, sweep_lock
+
+project = find_project()
+study = open_study(project, "length")
+signal.signal(signal.SIGINT, signal.default_int_handler)
+with sweep_lock(project, "length"):
+    who = {"pid": os.getpid(), "host": socket.gethostname(), "started": time.time(), "command": ["run"]}
+    (sweep_folder(project, "length") / "coordinator.json").write_text(json.dumps(who))
+    trial = study.ask()
+    trial.suggest_int("make.rows", 1, 9)
+    trial.report(2.5, 3)
+    try:
+        while not Path("end").exists():
+            if Path("finish").exists() and trial is not None:
+                trial.set_user_attr("metrics", {"count.length": 6.0})
+                study.tell(trial, 6.0)
+                trial = None
+            time.sleep(0.02)
+    except KeyboardInterrupt:
+        Path("was_stopped").touch()
+"""
+
+
+def fill_length(study: optuna.Study) -> None:
+    """Nine trials, with 1 to 9 rows: 4 is pruned, 5 and 7 fail, 8 and 9 miss the constraint"""
+    for rows in range(1, 10):
+        study.enqueue_trial({"make.rows": rows})
+        trial = study.ask()
+        trial.suggest_int("make.rows", 1, 9)
+        trial.report(rows / 2, 1)
+        trial.set_user_attr("folder", f".mlops_nb/sweeps/length/{trial.number:04}")
+        trial.set_user_attr("seconds", rows / 10)
+        if rows in (5, 7):
+            trial.set_user_attr("kind", "raised")
+            trial.set_user_attr("cause", f"ValueError: batch {rows} is empty {BAD}")
+            study.tell(trial, state=optuna.trial.TrialState.FAIL)
+        elif rows == 4:
+            study.tell(trial, state=optuna.trial.TrialState.PRUNED)
+        else:
+            trial.set_user_attr("metrics", {"count.length": float(rows)})
+            study.tell(trial, float(rows))
+
+
+def fill_two(study: optuna.Study) -> None:
+    """Three trials on the front, and one that another beats"""
+    for weight, error in [(1.0, 3.0), (2.0, 2.0), (3.0, 1.0), (3.0, 3.0)]:
+        trial = study.ask()
+        trial.suggest_float("x", 0.0, 1.0)
+        study.tell(trial, (weight, error))
+
+
+@pytest.fixture(scope="module")
+def studies_once(small_once: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What `studies` copies"""
+    root = Path(shutil.copytree(small_once, tmp_path_factory.mktemp("studies") / "project"))
+    (root / "params.yaml").write_text(PARAMS)
+    (root / "shapes.py").write_text(SHAPES)
+    project = find_project(root)
+    for name, directions, fill in (("length", ["maximize"], fill_length), ("two", ["minimize"] * 2, fill_two)):
+        study = make_study(project, name, directions)
+        study.set_user_attr("declaration", json.dumps(declaration(read_sweep(project, name))))
+        study.set_user_attr("created", 1_700_000_000.0)
+        study.set_user_attr("repeatable", True)
+        fill(study)
+    return root
+
+
+@pytest.fixture
+def studies(studies_once: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A project with a study of one objective, one of two, and a sweep that has not run; the working directory"""
+    root = Path(shutil.copytree(studies_once, tmp_path / "a project"))
+    monkeypatch.chdir(root)
+    return root
+
+
+Call = Callable[..., str]
+
+
+@pytest.fixture
+def sweep(capsys: pytest.CaptureFixture[str]) -> Call:
+    """`mlops-nb sweep ...`: what it prints; the error when another exit code than 0 is expected"""
+
+    def call(*words: str, code: int = 0) -> str:
+        capsys.readouterr()
+        done = main(["sweep", *words])
+        out, error = capsys.readouterr()
+        assert done == code, f"{words} exited with {done}: {out}{error}"
+        return error if code else out
+
+    return call
+
+
+def test_what_is_known(studies: Path, sweep: Call) -> None:
+    """In words, and as JSON"""
+    rows = [line.split() for line in sweep("list").splitlines()]
+    assert rows[1][:8] == ["length", "stopped", "9", "of", "12", "trial", "5:", "count.length"]
+    assert rows[2] == ["two", "stopped", "4", "of", "5", "3", "trials"]
+    assert rows[3] == ["none_yet", "declared", "0", "of", "5"]
+    assert sweep("list", "--names").split() == ["length", "two", "none_yet"]
+    assert [item["sweep"] for item in json.loads(sweep("list", "--json"))] == ["length", "two", "none_yet"]
+    text = sweep("show", "length")
+    assert "maximize count.length, with count.length <= 6" in text
+    assert "9 of 12 trials: 6 complete, 1 pruned, 2 failed" in text
+    assert "best: trial 5: count.length 6\n    make.rows: 6" in text
+    assert "2 raised: ValueError: batch 5 is empty" in text
+    data = json.loads(sweep("show", "length", "--json"))
+    assert (data["total"], data["done"], data["running"]) == (12, 9, None)
+    assert data["failures"][0]["numbers"] == [4, 6]
+    assert "the front has trials 0, 1, 2" in sweep("show", "two")
+
+
+def test_trials(studies: Path, sweep: Call) -> None:
+    """As a table, some of them, and as JSON"""
+    lines = sweep("trials", "length").splitlines()
+    assert len(lines) == 10
+    assert lines[0].split() == ["trial", "state", "count.length", "make.rows", "took"]
+    assert lines[6].split() == ["5", "complete", "6", "6", "0.60", "s", "best"]
+    assert "count.length <= 6: it is 8" in lines[8]
+    assert [line.split()[0] for line in sweep("trials", "length", "--state", "failed,pruned").splitlines()[1:]] == [
+        "3",
+        "4",
+        "6",
+    ]
+    found = json.loads(sweep("trials", "length", "--json", "--limit", "2"))
+    assert [trial["number"] for trial in found] == [7, 8]
+    assert found[0]["values"] == {"count.length": 8.0}
+    assert found[0]["parameters"] == {"make.rows": 8}
+    assert not found[0]["feasible"]
+    assert "did you mean 'failed'?" in sweep("trials", "length", "--state", "fialed", code=2)
+
+
+def test_a_trial_and_its_notebooks(studies: Path, sweep: Call) -> None:
+    """Its own ones, or those of the trial that answered it"""
+    folder = studies / ".mlops_nb/sweeps/length/0005/reports"
+    for name in ("make", "count"):
+        (folder / name).mkdir(parents=True)
+        (folder / name / "notebook.ipynb").write_text("{}")
+    text = sweep("trial", "length", "5")
+    assert text.splitlines()[-2:] == [
+        f"  .mlops_nb/sweeps/length/0005/reports/{name}/notebook.ipynb" for name in ("make", "count")
+    ]
+    assert sweep("trial", "length", "5", "--open").splitlines()[-1].endswith("count/notebook.ipynb")  # no terminal
+    assert sweep("trial", "length", "0005") == text
+    study = optuna.load_study(study_name="length", storage="sqlite:///.mlops_nb/sweeps/length/study.db")
+    trial = study.ask()
+    trial.set_user_attr("folder", ".mlops_nb/sweeps/length/0009")
+    trial.set_user_attr("answered_from", "length/5")
+    assert "0005/reports/count/notebook.ipynb" in sweep("trial", "length", "9")
+    failed = sweep("trial", "length", "4")
+    assert "state: failed: raised: ValueError: batch 5 is empty" in failed
+    assert "no executed notebook of it is there" in failed
+    assert json.loads(sweep("trial", "length", "5", "--json"))["notebooks"][0].endswith("make/notebook.ipynb")
+    assert "its trials have the numbers 0 to 9" in sweep("trial", "length", "10", code=2)
+    assert "mlops-nb sweep trial NAME NUMBER" in sweep("trial", "length", code=2)
+
+
+def test_the_best(studies: Path, sweep: Call) -> None:
+    """As params.yaml has it; several are several documents"""
+    text = sweep("best", "length")
+    assert text.startswith("# trial 5: count.length 6\n")
+    assert yaml.safe_load(text) == {"make": {"rows": 6}}
+    assert [*yaml.safe_load_all(sweep("best", "two"))][2].keys() == {"x"}
+    assert [trial["number"] for trial in json.loads(sweep("best", "two", "--json"))["best"]] == [0, 1, 2]
+
+
+def test_apply(studies: Path, sweep: Call) -> None:
+    """Comments stay, and the diff is shown"""
+    before = (studies / "params.yaml").read_text()
+    dry = sweep("apply", "length", "--dry")
+    assert "-  rows: 3  # how long the table is\n+  rows: 6  # how long the table is" in dry
+    assert (studies / "params.yaml").read_text() == before
+    assert dry in sweep("apply", "length")
+    assert (studies / "params.yaml").read_text() == before.replace("rows: 3", "rows: 6")
+    assert "has the values of trial 5 already" in sweep("apply", "length")
+    sweep("apply", "length", "--trial", "0")
+    assert (studies / "params.yaml").read_text() == before.replace("rows: 3", "rows: 1")
+    assert "expected a complete trial, saw failed" in sweep("apply", "length", "--trial", "4", code=2)
+    assert "nothing in params.yaml" in sweep("apply", "two", code=2)
+    (studies / "params.yaml").write_text(before.replace("  rows: 3  # how long the table is", "  row: 3"))
+    error = sweep("apply", "length", code=2)
+    assert "make.rows: no such parameter any more" in error
+    assert "did you mean 'make.row'?" in error
+
+
+def test_several_objectives_need_a_choice(studies: Path, sweep: Call) -> None:
+    study = optuna.load_study(study_name="two", storage="sqlite:///.mlops_nb/sweeps/two/study.db")
+    told = json.loads(study.user_attrs["declaration"]) | {"function": "", "stages": ["make"]}
+    study.set_user_attr("declaration", json.dumps(told))
+    assert "--trial: 0, 1, 2" in sweep("apply", "two", code=2)
+
+
+def test_apply_after_verification(studies: Path, sweep: Call, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What comes out otherwise is not written"""
+    asked, answer = [], ["count.length: 6, and now 7"]
+    module = ModuleType("mlops_nb.sweep")
+    module.verify_trial = lambda project, name, number: asked.append((name, number)) or answer  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "mlops_nb.sweep", module)
+    before = (studies / "params.yaml").read_text()
+    error = sweep("apply", "length", "--verify", code=1)
+    assert error.splitlines()[-2:][0] == answer[0]
+    assert "params.yaml is as it was" in error
+    assert (studies / "params.yaml").read_text() == before
+    answer.clear()
+    sweep("apply", "length", "--verify")
+    assert (studies / "params.yaml").read_text() != before
+    assert asked == [("length", 5)] * 2
+
+
+@pytest.mark.parametrize(
+    ("words", "part"),
+    [
+        (["show", "lenght"], "did you mean 'length'?"),
+        (["show", "none_yet"], "it has not run yet; mlops-nb sweep run none_yet"),
+        (["show"], "there is length, two, none_yet"),
+        (["show", "length", "two"], "too many names"),
+        (["run", "length", "--workers", "0"], "expected 1 or more"),
+        (["report", "length", "-o", "page.txt"], "expected the path of a page"),
+        (["stop", "lenght"], "did you mean 'length'?"),
+    ],
+)
+def test_what_is_wrong_is_said(studies: Path, sweep: Call, words: list[str], part: str) -> None:
+    assert part in sweep(*words, code=2)
+
+
+def test_a_study_made_by_hand(studies: Path, sweep: Call) -> None:
+    """It lacks what is kept beside the trials, and can be looked at; also when nothing keeps the constraints"""
+    folder = studies / ".mlops_nb/sweeps/mine"
+    folder.mkdir()
+    study = optuna.create_study(study_name="mine", storage=f"sqlite:///{folder}/study.db", directions=["minimize"] * 2)
+    assert "best: no trial is complete yet" in sweep("show", "mine")
+    assert "no trial is complete" in sweep("best", "mine", code=1)
+    trial = study.ask()
+    trial.set_constraint("size", 1.0)
+    study.tell(trial, (1.0, 2.0))
+    assert "none of the 1 complete trials keeps the constraints" in sweep("show", "mine")
+    assert "value 0" in sweep("trials", "mine")
+    study.optimize(lambda trial: (trial.suggest_float("x", 0, 1), float("inf")), n_trials=2)
+    assert json.loads(sweep("trials", "mine", "--json"))[-1]["values"]["value 1"] == "inf"
+    assert sweep("report", "mine", "-o", "mine.html") == "mine.html\n"
+    assert "does not run" in sweep("stop", "mine")
+
+
+@pytest.fixture(scope="module")
+def chromium() -> Iterator[Any]:
+    program = need("chromium", "chromium-browser", "google-chrome")
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as player:
+        started = player.chromium.launch(executable_path=program, args=["--no-sandbox", "--disable-gpu"])
+        yield started
+        started.close()
+
+
+@pytest.fixture
+def opened(chromium: Any) -> Iterator[Callable[[Path], Any]]:
+    """Opens a page without a network; it may ask for nothing"""
+    context = chromium.new_context(viewport={"width": 1000, "height": 900})
+    context.set_offline(True)
+    asked: list[str] = []
+    wrong: list[str] = []
+    context.on("request", lambda request: asked.append(request.url))
+
+    def show(path: Path) -> Any:
+        page = context.new_page()
+        page.on("pageerror", lambda error: wrong.append(str(error)))
+        page.on("console", lambda message: wrong.append(message.text) if message.type == "error" else None)
+        page.goto(path.as_uri())
+        page.wait_for_function("document.querySelectorAll('.plot:not(.js-plotly-plot)').length === 0")
+        assert (asked, wrong) == ([path.as_uri()], [])
+        asked.clear()
+        return page
+
+    yield show
+    context.close()
+
+
+def test_the_page(studies: Path, sweep: Call, opened: Callable[[Path], Any]) -> None:
+    """Optuna's plots are drawn without a network, and what a trial raised is text"""
+    assert sweep("report", "length") == ".mlops_nb/sweeps/length/report.html\n"
+    page = opened(studies / ".mlops_nb/sweeps/length/report.html")
+    assert page.title() == "Sweep length"
+    assert page.locator(".headline").inner_text().startswith("9 of 12 trials: ")
+    keys = [plot.get_attribute("id") for plot in page.locator(".plot").all()]
+    assert keys == ["history-0", "importance-0", "parallel", "slice-0", "reports", "timeline"]
+    for key in keys:
+        assert page.locator(f"#{key} .main-svg").count(), key
+    assert page.locator("#best tbody tr, #best tr").last.inner_text().split()[:4] == ["5", "complete", "6", "6"]
+    failure = page.locator("#failures tr").nth(1).inner_text()
+    assert BAD in failure
+    assert "trials 4, 6" in failure
+    assert page.locator("#declared").inner_text().count("make.rows") == 1
+    assert page.evaluate("document.documentElement.scrollWidth") <= 1000
+    sweep("report", "two", "-o", "two.html")
+    page = opened(studies / "two.html")
+    assert page.locator("#front .main-svg").count()
+    assert page.locator(".plot").count() == 2 + 2 * 3 + 1
+
+
+def test_a_plot_that_cannot_be_made_says_why(studies: Path, sweep: Call, opened: Callable[[Path], Any]) -> None:
+    project = Project(studies)
+    study = make_study(project, "four", ["minimize"] * 4)
+    sweep("report", "four", "-o", "four.html")
+    page = opened(studies / "four.html")
+    assert page.locator(".plot").count() == 0
+    assert page.locator("#importance-0").inner_text().startswith("Not drawn: ")
+    assert all(len(text) > 20 for text in page.locator(".why").all_inner_texts())
+    trial = study.ask()
+    study.tell(trial, (1.0, 2.0, 3.0, 4.0))
+    sweep("report", "four", "-o", "four.html")
+    page = opened(studies / "four.html")
+    assert page.locator("#front").inner_text().startswith("Not drawn: Optuna draws two or three objectives")
+    assert page.locator("#slice-0").inner_text().startswith("Not drawn: ")
+
+
+@pytest.fixture
+def coordinator(studies: Path) -> Iterator["subprocess.Popen[str]"]:
+    """A process that runs the sweep `length`: one trial, until the file `finish` is there"""
+    with subprocess.Popen([sys.executable, "-c", COORDINATOR], cwd=studies, env=environment(), text=True) as process:
+        until(lambda: (studies / ".mlops_nb/sweeps/length/coordinator.json").exists())
+        yield process
+        process.kill()
+
+
+def watching(root: Path, **streams: Any) -> "subprocess.Popen[str]":
+    words = [sys.executable, "-m", "mlops_nb", "sweep", "watch", "length"]
+    more = {"TERM": "xterm", "COLUMNS": "120", "LINES": "40"}
+    return subprocess.Popen(words, cwd=root, env=environment(**more), text=True, **streams)
+
+
+def test_watch_and_stop(studies: Path, sweep: Call, coordinator: "subprocess.Popen[str]") -> None:
+    """Lines in a pipe, until the sweep ends"""
+    with watching(studies, stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        assert "9 trials are there, 12 in total" in process.stdout.readline()
+        assert "trial 9: make.rows=" in process.stdout.readline()
+        assert f"runs as process {coordinator.pid} on" in sweep("show", "length")
+        assert "running" in sweep("list")
+        (studies / "finish").touch()
+        assert "trial 9: count.length 6 after" in process.stdout.readline()
+        assert "length has stopped" in sweep("stop", "length")
+        assert (studies / "was_stopped").exists()
+        rest = process.stdout.read()
+        assert process.wait(30) == 0
+    assert "10 of 12 trials: 7 complete, 1 pruned, 2 failed" in rest
+    assert "does not run" in sweep("stop", "length")
+    assert coordinator.wait(30) == 0
+
+
+class Terminal:
+    """A terminal of our own, and what has been shown on it"""
+
+    def __init__(self) -> None:
+        self.ours, self.theirs = pty.openpty()
+        self.text = ""
+
+    def until(self, pattern: str) -> None:
+        while not re.search(pattern, self.text):
+            self.text += os.read(self.ours, 10_000).decode(errors="replace")
+
+    def rest(self) -> str:
+        """Until nobody has it open any more"""
+        os.close(self.theirs)
+        try:
+            while data := os.read(self.ours, 10_000):
+                self.text += data.decode(errors="replace")
+        except OSError:
+            pass
+        return self.text
+
+
+def test_watch_on_a_terminal(studies: Path, coordinator: "subprocess.Popen[str]") -> None:
+    """A table that lives; Ctrl-C leaves the terminal sane and the sweep alone"""
+    terminal = Terminal()
+    with watching(studies, stdin=terminal.theirs, stdout=terminal.theirs, stderr=terminal.theirs) as process:
+        terminal.until("trial 9 .*step 3: 2.5.*make.rows=")
+        assert "9 of 12 trials: 9 from before" in terminal.text
+        assert "count.length 6 (trial 5)" in terminal.text
+        process.send_signal(signal.SIGINT)
+        assert process.wait(30) == 0
+    text = terminal.rest()
+    assert text.rfind("\x1b[?25h") > text.rfind("\x1b[?25l") >= 0, "the cursor is back"
+    assert "length goes on; end it: mlops-nb sweep stop length" in text
+    assert alive(coordinator.pid)
+
+
+def test_dashboard(studies: Path, sweep: Call, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It listens on this machine alone, shows the study, and ends with Ctrl-C"""
+    words = [sys.executable, "-m", "mlops_nb", "sweep", "dashboard", "length"]
+    with subprocess.Popen(words, cwd=studies, env=environment(), text=True, stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        line = process.stdout.readline()
+        address = line.split()[0]
+        assert re.fullmatch(r"http://127\.0\.0\.1:\d+/dashboard/studies/1", address), line
+        top = address.partition("/dashboard")[0]
+        with urllib.request.urlopen(f"{top}/api/studies") as answer:
+            assert [study["study_name"] for study in json.load(answer)["study_summaries"]] == ["length"]
+        process.send_signal(signal.SIGINT)
+        assert process.wait(30) == 0
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        error = sweep("dashboard", "length", "--port", str(other.getsockname()[1]), code=2)
+        assert "choose another --port" in error
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    assert "pip install optuna-dashboard" in sweep("dashboard", "length", code=2)
