@@ -81,7 +81,7 @@ class Dimension:
         if self.kind == "categorical":
             return among(value, self.choices)
         wanted = int if self.kind == "int" else int | float
-        if isinstance(value, bool) or not isinstance(value, wanted) or not math.isfinite(value):
+        if isinstance(value, bool) or not isinstance(value, wanted):
             return False
         low, high = self.bounds
         return low <= value <= high and math.isclose(self.tidy(value), value, rel_tol=1e-9, abs_tol=1e-12)

@@ -149,8 +149,18 @@ def suggest(trial: "Trial", sweep: Sweep) -> dict[str, Any]:
     values: dict[str, Any] = {}
     for dimension in sweep.space:
         if dimension.is_active(values):
-            values[dimension.name] = dimension.tidy(_suggest(trial, dimension))
+            value = _suggest(trial, dimension)
+            values[dimension.name] = tidy = dimension.tidy(value)
+            if tidy != value:
+                _replace(trial, dimension, tidy)
     return values
+
+
+def _replace(trial: "Trial", dimension: Dimension, value: Any) -> None:
+    "Let the study know the value as the trial has it"
+    distribution = dimension.distribution()
+    trial.storage.set_trial_param(trial._trial_id, dimension.name, distribution.to_internal_repr(value), distribution)
+    trial._cached_frozen_trial.params[dimension.name] = value
 
 
 def _suggest(trial: "Trial", dimension: Dimension) -> Any:

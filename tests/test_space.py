@@ -5,6 +5,7 @@ import math
 import shutil
 import warnings
 from collections.abc import Iterator, Mapping
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +14,12 @@ import pytest
 from conftest import Run, notebook
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as some
+from ruamel.yaml import YAML
 
 from mlops_nb import samplers
 from mlops_nb.dimensions import Dimension, Objective, Resources, Sweep, combinations
 from mlops_nb.errors import DependencyError, ParamsError
-from mlops_nb.project import Project, find_project
+from mlops_nb.project import Project, find_project, yaml_values
 from mlops_nb.space import (
     declaration,
     differences,
@@ -112,6 +114,7 @@ def asked(sweep: Sweep, trials: int) -> list[dict[str, Any]]:
             study.sampler = sampler_for(sweep, number)
             open_trials.append(study.ask())
             found.append(suggest(open_trials[-1], sweep))
+            assert study._storage.get_trial(open_trials[-1]._trial_id).params == open_trials[-1].params == found[-1]
     return found
 
 
@@ -514,6 +517,67 @@ def test_a_fault_names_its_line(staged: Project, fault: str) -> None:
     assert problem in message
     assert remedy in message
     assert "hush" not in message
+
+
+JUNK = some.sampled_from(
+    [
+        None,
+        True,
+        0,
+        -1,
+        2.5,
+        float("nan"),
+        float("inf"),
+        10**400,
+        "",
+        "x",
+        "train.epochs",
+        [],
+        [[]],
+        [None],
+        {},
+        {"a": {}},
+    ]
+)
+
+
+@settings(max_examples=150)
+@given(some.data())
+def test_any_other_text_is_a_fault_with_a_place(staged: Project, data: some.DataObject) -> None:
+    """Something replaced by something else is right, or a fault of params.yaml: nothing else comes out"""
+    values = yaml_values(RIGHT, "params.yaml")
+    node: Any = values["sweeps"]["architecture"]
+    while True:
+        key = data.draw(some.sampled_from([*node] if isinstance(node, dict) else [*range(len(node))]))
+        if isinstance(node[key], dict | list) and node[key] and data.draw(some.integers(0, 3)):
+            node = node[key]
+            continue
+        node[key] = data.draw(JUNK)
+        break
+    if isinstance(node, dict) and data.draw(some.booleans()):
+        node[data.draw(some.sampled_from([1, None, "", "when", "train.name"]))] = data.draw(JUNK)
+    sweep, problem = tried(staged, dumped(values))
+    if sweep is None:
+        assert problem.startswith("params.yaml: sweeps.architecture")
+        assert "(line " in problem
+    else:
+        assert json.loads(json.dumps(declaration(sweep), allow_nan=False)) == declaration(sweep)
+        assert sweep.trials or sweep.timeout or sweep.no_improvement_for
+
+
+def tried(project: Project, text: str) -> tuple[Sweep | None, str]:
+    """The sweep, or what is wrong with it"""
+    try:
+        return read(project, text), ""
+    except ParamsError as error:
+        return None, str(error)
+
+
+def dumped(values: Mapping[str, Any]) -> str:
+    """As YAML"""
+    text = StringIO()
+    YAML(typ="safe", pure=True).dump(values, text)
+    return text.getvalue()
 
 
 def test_faults_of_more_than_one_line(staged: Project) -> None:
