@@ -30,7 +30,7 @@ def sweep_name(options: argparse.Namespace, project: "Project") -> str:
     "The sweep that is meant; it need not be named when there is only one"
     if options.name:
         return str(options.name[0])
-    names = known_sweeps(project)
+    names = [*_declared(project)] or known_sweeps(project)
     if len(names) == 1:
         return names[0]
     remedy = f"there is {', '.join(names)}" if names else "declare one below sweeps: in params.yaml"

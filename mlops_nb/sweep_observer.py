@@ -5,15 +5,18 @@
 # %% auto #0
 __all__ = ['ROWS', 'Ended', 'Aims', 'Observer', 'Several', 'Result', 'is_feasible', 'measured', 'front_with', 'Running',
            'Standing', 'values_in_words', 'objectives_in_words', 'best_in_words', 'counts_in_words', 'outcome_in_words',
-           'Lines', 'gpus_in_words', 'Live', 'picture', 'chosen']
+           'Lines', 'gpus_in_words', 'SweepLog', 'Live', 'picture', 'chosen']
 
 # %% ../nbs/22d_observer.ipynb #9e5a611b
+import os
 import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Protocol
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Any, Protocol
 
 from .markup import duration
 from .markup import number as shown
@@ -200,7 +203,7 @@ class Standing(Observer):
     def begin(self, sweep: "Sweep | Aims", done: int, total: int | None) -> None:
         "The sweep begins or goes on"
         self.aims, self.done, self.before, self.total, self.began = sweep, done, done, total, self.clock()
-        self.best = [*self.earlier()] if done else []
+        self.best = [*self.earlier()] if done and done != total else []
 
     def started(self, number: int, values: Mapping[str, Any], gpus: Sequence[int]) -> None:
         "A trial starts"
@@ -319,6 +322,46 @@ def gpus_in_words(gpus: Sequence[int]) -> str:
     "` on GPU 0`, empty for none"
     return f" on GPU{'s' if len(gpus) > 1 else ''} {', '.join(map(str, gpus))}" if gpus else ""
 
+# %% ../nbs/22d_observer.ipynb #3e3d1496
+class SweepLog(Lines):
+    "The lines of a sweep in its folder"
+
+    def __init__(
+        self,
+        path: Path,
+        detached: bool = False,
+        earlier: Callable[[], Sequence[Result]] = lambda: (),
+    ):
+        super().__init__(self._append, earlier)
+        self.path, self.detached = path, detached  # detached: what the process prints goes there as well
+        self.file: IO[bytes] | None = None
+        self.held = ""  # what is said before the sweep begins
+
+    def begin(self, sweep: "Sweep | Aims", done: int, total: int | None) -> None:
+        "The sweep begins or goes on"
+        with suppress(OSError):  # a full disk ends no sweep
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            self.file = self.path.open("ab", buffering=0)
+            if self.detached:
+                sys.stdout.flush()
+                os.dup2(self.file.fileno(), 1)
+                os.dup2(self.file.fileno(), 2)
+        self._append("")
+        super().begin(sweep, done, total)
+
+    def _append(self, text: str) -> None:
+        self.held += text
+        with suppress(OSError):
+            if self.file is not None:
+                self.file.write(self.held.encode(errors="replace"))
+                self.held = ""
+
+    def close(self) -> None:
+        "The end"
+        if self.file is not None:
+            self.file.close()
+            self.file = None
+
 # %% ../nbs/22d_observer.ipynb #3fa420d7
 class Live(Standing):
     "A table for a terminal: a bar, the best so far, the trials that run, the time left"
@@ -334,45 +377,24 @@ class Live(Standing):
         from rich.live import Live as Screen
 
         self.console = console or Console()
-        self.screen = Screen(console=self.console, auto_refresh=False, transient=True)
-        self.drawn = -1.0
+        self.screen = Screen(
+            console=self.console, get_renderable=lambda: picture(self), refresh_per_second=8, transient=True
+        )
 
     def begin(self, sweep: "Sweep | Aims", done: int, total: int | None) -> None:
         "The sweep begins or goes on"
         super().begin(sweep, done, total)
         self.screen.start()
-        self.draw()
-
-    def started(self, number: int, values: Mapping[str, Any], gpus: Sequence[int]) -> None:
-        "A trial starts"
-        super().started(number, values, gpus)
-        self.tick()
-
-    def reported(self, number: int, step: int, value: float) -> None:
-        "A trial has reported an intermediate value"
-        super().reported(number, step, value)
-        self.tick()
 
     def ended(self, number: int, outcome: Ended) -> None:
         "A trial has ended"
         super().ended(number, outcome)
         if outcome.state == "failed":
             self.note(f"trial {number}: {outcome_in_words(self.aims.objectives, outcome)}")
-        self.tick()
 
     def note(self, text: str) -> None:
         "Something else to know"
         self.console.print(" ".join(text.split()), markup=False, highlight=False)
-
-    def tick(self) -> None:
-        "A moment has passed"
-        if self.screen.is_started and self.clock() - self.drawn >= 0.1:
-            self.draw()
-
-    def draw(self) -> None:
-        "Show it as it stands"
-        self.drawn = self.clock()
-        self.screen.update(picture(self), refresh=True)
 
     def close(self) -> None:
         "Leave the terminal as it was"
@@ -420,6 +442,7 @@ def _running_table(standing: Standing) -> Any:
 def chosen(
     earlier: Callable[[], Sequence[Result]] = lambda: (),
     clock: Callable[[], float] = time.monotonic,
+    write: Callable[[str], object] = say,
 ) -> Standing:
     "What fits the terminal, or the pipe"
-    return Live(earlier, clock) if sys.stdout.isatty() else Lines(say, earlier, clock)
+    return Live(earlier, clock) if sys.stdout.isatty() else Lines(write, earlier, clock)

@@ -12,13 +12,12 @@ import sys
 import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import optuna
 import pytest
 import yaml
-from conftest import environment, need
+from conftest import Run, environment, need
 from kernels import alive, until
 
 from mlops_nb.cli import main
@@ -47,7 +46,12 @@ sweeps:
     space: {x: {low: 0.0, high: 1.0}}
 """
 SHAPES = """
+import time
+from pathlib import Path
+
 def score(parameters):
+    while Path("wait").exists():
+        time.sleep(0.02)
     return {"weight": parameters["x"], "error": 1 - parameters["x"]}
 """
 BAD = "</script><script>document.title='broken'</script><img src=x onerror=alert(1)>"
@@ -248,13 +252,17 @@ def test_several_objectives_need_a_choice(studies: Path, sweep: Call) -> None:
 
 def test_apply_after_verification(studies: Path, sweep: Call, monkeypatch: pytest.MonkeyPatch) -> None:
     """What comes out otherwise is not written"""
-    asked, answer = [], ["count.length: 6, and now 7"]
-    module = ModuleType("mlops_nb.sweep")
-    module.verify_trial = lambda project, name, number: asked.append((name, number)) or answer  # type: ignore[attr-defined]
-    monkeypatch.setitem(sys.modules, "mlops_nb.sweep", module)
+    asked: list[tuple[str, int]] = []
+    answer = ["count.length: 6 -> 7"]
+
+    def verify_trial(project: Project, name: str, number: int) -> list[str]:
+        asked.append((name, number))
+        return answer
+
+    monkeypatch.setattr("mlops_nb.sweep.verify_trial", verify_trial)
     before = (studies / "params.yaml").read_text()
     error = sweep("apply", "length", "--verify", code=1)
-    assert error.splitlines()[-2:][0] == answer[0]
+    assert answer[0] in error.splitlines()
     assert "params.yaml is as it was" in error
     assert (studies / "params.yaml").read_text() == before
     answer.clear()
@@ -378,15 +386,15 @@ def coordinator(studies: Path) -> Iterator["subprocess.Popen[str]"]:
         process.kill()
 
 
-def watching(root: Path, **streams: Any) -> "subprocess.Popen[str]":
-    words = [sys.executable, "-m", "mlops_nb", "sweep", "watch", "length"]
+def started(root: Path, *words: str, **streams: Any) -> "subprocess.Popen[str]":
     more = {"TERM": "xterm", "COLUMNS": "120", "LINES": "40"}
-    return subprocess.Popen(words, cwd=root, env=environment(**more), text=True, **streams)
+    command = [sys.executable, "-m", "mlops_nb", "sweep", *words]
+    return subprocess.Popen(command, cwd=root, env=environment(**more), text=True, **streams)
 
 
 def test_watch_and_stop(studies: Path, sweep: Call, coordinator: "subprocess.Popen[str]") -> None:
     """Lines in a pipe, until the sweep ends"""
-    with watching(studies, stdout=subprocess.PIPE) as process:
+    with started(studies, "watch", "length", stdout=subprocess.PIPE) as process:
         assert process.stdout is not None
         assert "9 trials are there, 12 in total" in process.stdout.readline()
         assert "trial 9: make.rows=" in process.stdout.readline()
@@ -428,7 +436,8 @@ class Terminal:
 def test_watch_on_a_terminal(studies: Path, coordinator: "subprocess.Popen[str]") -> None:
     """A table that lives; Ctrl-C leaves the terminal sane and the sweep alone"""
     terminal = Terminal()
-    with watching(studies, stdin=terminal.theirs, stdout=terminal.theirs, stderr=terminal.theirs) as process:
+    streams = {"stdin": terminal.theirs, "stdout": terminal.theirs, "stderr": terminal.theirs}
+    with started(studies, "watch", "length", **streams) as process:
         terminal.until("trial 9 .*step 3: 2.5.*make.rows=")
         assert "9 of 12 trials: 9 from before" in terminal.text
         assert "count.length 6 (trial 5)" in terminal.text
@@ -458,3 +467,67 @@ def test_dashboard(studies: Path, sweep: Call, monkeypatch: pytest.MonkeyPatch) 
         assert "choose another --port" in error
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     assert "pip install optuna-dashboard" in sweep("dashboard", "length", code=2)
+
+
+def test_run(studies: Path, sweep: Call, run: Run) -> None:
+    """What is printed stands in log.txt; a sweep of which every trial fails is a failure"""
+    words = ["mlops-nb", "sweep", "run", "--workers", "1", "none_yet"]
+    done = run(*words, cwd=studies)
+    lines = done.stdout.splitlines()
+    assert lines[0].endswith("sweep none_yet: 5 trials")
+    assert "  5 of 5 trials: 5 complete" in lines
+    log = (studies / ".mlops_nb/sweeps/none_yet/log.txt").read_text().splitlines()
+    assert [line[9:] for line in log] == [line[9:] for line in lines[: len(log)]]
+    assert sum("(the best so far)" in line for line in log) >= 1
+    assert json.loads(sweep("best", "none_yet", "--json"))["best"][0]["number"] in range(5)
+    (studies / "shapes.py").write_text("def score(parameters):\n    raise ValueError('no weight')\n")
+    done = run(*words, "--fresh", cwd=studies, code=1)
+    assert "every trial failed: saw 5 failed; mlops-nb sweep trial none_yet 0" in done.stderr
+    assert "5 raised: " in done.stdout
+    assert sweep("show", "none_yet.1").startswith("none_yet.1: minimize weight\n  5 trials: 5 complete")
+
+
+def test_in_the_background(studies: Path, sweep: Call, run: Run) -> None:
+    """It outlives the command, which says why when it does not begin"""
+    (studies / "wait").touch()
+    done = run("mlops-nb", "sweep", "run", "none_yet", "--detach", cwd=studies)
+    pid = int(done.stdout.split()[4].strip(";"))
+    try:
+        assert "runs as process" in sweep("show", "none_yet")
+        again = run("mlops-nb", "sweep", "run", "none_yet", "--detach", cwd=studies, code=2)
+        assert f"it runs already: saw process {pid} on " in again.stderr
+        assert "none_yet has stopped" in sweep("stop", "none_yet")
+        until(lambda: not alive(pid))
+    finally:
+        if alive(pid):
+            os.kill(pid, signal.SIGKILL)
+    assert "waiting" in sweep("show", "none_yet")
+    assert "interrupted" in (studies / ".mlops_nb/sweeps/none_yet/log.txt").read_text()
+    (studies / "params.yaml").write_text(PARAMS.replace("shapes:score", "shapes:scare"))
+    error = run("mlops-nb", "sweep", "run", "two", "--detach", cwd=studies, code=2).stderr
+    assert "did you mean 'score'?" in error
+
+
+def test_run_on_a_terminal(studies: Path) -> None:
+    """A table that lives; Ctrl-C ends the sweep and leaves the terminal sane"""
+    (studies / "wait").touch()
+    terminal = Terminal()
+    streams = {"stdin": terminal.theirs, "stdout": terminal.theirs, "stderr": terminal.theirs}
+    with started(studies, "run", "none_yet", **streams) as process:
+        terminal.until(r"0 of 5 trials[^\n]*\s+trial 0 ")
+        process.send_signal(signal.SIGINT)
+        assert process.wait(30) == 130
+    text = terminal.rest()
+    assert text.rfind("\x1b[?25h") > text.rfind("\x1b[?25l") >= 0, "the cursor is back"
+    assert "waiting" in text
+
+
+def test_nobody_reads_any_more(studies: Path, coordinator: "subprocess.Popen[str]") -> None:
+    """As after `mlops-nb sweep watch length | head -1`"""
+    with started(studies, "watch", "length", stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        process.stdout.readline()
+        process.stdout.readline()
+        process.stdout.close()
+        (studies / "finish").touch()
+        assert process.wait(30) == 141
