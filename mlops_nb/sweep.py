@@ -611,10 +611,10 @@ def run_sweep(
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
     lock = sweep_lock(project, name)
     try:
-        lock.acquire(blocking=False)
+        held = lock.acquire(blocking=False)
     except Timeout as error:
         raise _second(project, name) from error
-    with lock:
+    with held:
         if fresh and (folder / "study.db").exists():
             aside = put_aside(project, name)
             observer.note(f"the sweep that was there is {aside} now")
