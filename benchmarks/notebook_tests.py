@@ -3,11 +3,10 @@
     python benchmarks/notebook_tests.py [--rounds 5] [--notebooks 20] [--no-memory]
 
 It writes a project of notebooks with 37 code cells each, as nbdev and pytest want it, and runs each tool the way people
-call it, start-up included; the tools take turns, and medians count. The warm server of the project runs, as it does after
-`mlops-nb run` or in JupyterLab, and one row is without it, as in CI. pytest loads no other plugin than the tool's own (and
-xdist). Memory is that of a whole tree of processes (proportional set
-sizes), in which pages that forks share count once. Needs an idle machine, and about 8 minutes. Exits 1 when a goal is
-missed.
+call it, start-up included; the tools take turns, and medians count. The warm server of the project runs, as it does
+after `mlops-nb run` or in JupyterLab, and one row is without it, as in CI. pytest loads no other plugin than the tool's
+own (and xdist). Memory is that of a whole tree of processes (proportional set sizes), in which pages that forks share
+count once. Needs an idle machine, and about 8 minutes. Exits 1 when a goal is missed.
 """
 
 import argparse

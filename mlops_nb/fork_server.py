@@ -21,9 +21,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, NoReturn
 
-from .cell_log import Log, Streams, end_group
-
 from .cell_coverage import start_counting
+from .cell_log import Log, Streams, end_group
 from .cell_runner import Runner, run_cells
 from .code import cell_tree
 from .errors import MlopsError
