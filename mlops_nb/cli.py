@@ -14,7 +14,6 @@ from typing import Any, NoReturn
 
 from .commands import COMMANDS as COMMANDS
 from .commands import Command
-
 from .errors import MlopsError, nearest
 from .screen import plain
 
