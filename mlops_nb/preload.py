@@ -203,8 +203,8 @@ NATIVE = (
     "TRITON_", "TZ", "VECLIB_", "XLA_",
 )  # fmt: skip
 PERSONAL = {
-    "_", "COLORTERM", "COLUMNS", "CUDA_DEVICE_ORDER", "CUDA_VISIBLE_DEVICES", "DISPLAY", "LINES", "LOGNAME", "NO_COLOR", "OLDPWD", "PATH",
-    "PS1", "PWD", "SHELL", "SHLVL", "TEMP", "TERM", "TMP", "TMPDIR", "USER", "USERNAME", "WINDOWID",
+    "_", "COLORTERM", "COLUMNS", "CUDA_DEVICE_ORDER", "CUDA_VISIBLE_DEVICES", "DISPLAY", "LINES", "LOGNAME", "NO_COLOR",
+    "OLDPWD", "PATH", "PS1", "PWD", "SHELL", "SHLVL", "TEMP", "TERM", "TMP", "TMPDIR", "USER", "USERNAME", "WINDOWID",
 }  # fmt: skip  # of a terminal or a session; a forked process gets its own, and no import decides by it
 SESSION = (
     "DBUS_",
