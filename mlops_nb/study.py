@@ -4,20 +4,18 @@
 
 # %% auto #0
 __all__ = ['NOTHING', 'SweepError', 'sweep_folder', 'trial_folder', 'sweep_names', 'sweep_lock', 'coordinator', 'put_aside',
-           'open_study', 'make_study', 'write_facts', 'quiet', 'Known']
+           'open_study', 'make_study', 'write_facts', 'written', 'quiet']
 
 # %% ../nbs/22c_study.ipynb #7c34dae1
 import json
 import sqlite3
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager, suppress
-from functools import cached_property
 from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Literal
 
 from .errors import MlopsError, nearest
-from .executors import Outcome, read_outcome
 from .project import Project
 
 if TYPE_CHECKING:
@@ -67,13 +65,28 @@ def coordinator(project: Project, name: str) -> dict[str, Any] | None:
     return {}  # it has just begun
 
 
-def put_aside(project: Project, name: str) -> str:
+def put_aside(
+    project: Project,
+    name: str,
+    storage: str = "",  # a URL, when the study is not in the folder
+) -> str:
     "Rename the folder of a sweep, so that a new one can begin; its name from now on"
     number = 1
     while sweep_folder(project, f"{name}.{number}").exists():
         number += 1
-    sweep_folder(project, name).rename(sweep_folder(project, f"{name}.{number}"))
-    return f"{name}.{number}"
+    aside = f"{name}.{number}"
+    if storage:
+        _rename_study(name, aside, storage)
+    sweep_folder(project, name).rename(sweep_folder(project, aside))
+    return aside
+
+
+def _rename_study(name: str, other: str, storage: str) -> None:
+    from optuna import copy_study, delete_study
+
+    with quiet(), written(name), suppress(KeyError):  # KeyError: there was none
+        copy_study(from_study_name=name, from_storage=storage, to_storage=storage, to_study_name=other)
+        delete_study(study_name=name, storage=storage)
 
 # %% ../nbs/22c_study.ipynb #43c167aa
 def open_study(project: Project, name: str, storage: str = "") -> "Study":
@@ -108,9 +121,9 @@ def make_study(
     path = sweep_folder(project, name) / "study.db"
     path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     if not storage:
-        with closing(sqlite3.connect(path)) as database:
+        with written(name), closing(sqlite3.connect(path)) as database:
             database.execute("PRAGMA journal_mode=WAL")
-    with quiet():
+    with quiet(), written(name):
         opened = _storage(storage or f"sqlite:///{path}")
         return create_study(study_name=name, storage=opened, directions=[*directions], load_if_exists=True)
 
@@ -135,7 +148,7 @@ def write_facts(storage: Any, trial: int, facts: Mapping[str, Any], system: Mapp
     from optuna.storages._rdb import models
     from optuna.storages._rdb.storage import _create_scoped_session
 
-    database = getattr(storage, "_backend", None)
+    database: Any = getattr(storage, "_backend", None)
     if not hasattr(database, "_set_trial_attr_without_commit"):
         for name, value in facts.items():
             storage.set_trial_user_attr(trial, name, value)
@@ -149,6 +162,25 @@ def write_facts(storage: Any, trial: int, facts: Mapping[str, Any], system: Mapp
 
 
 @contextmanager
+def written(name: str, problem: str = "its study cannot be read or written") -> Iterator[None]:
+    "A fault of the disk or the database, in words"
+    from optuna.exceptions import StorageInternalError
+    from sqlalchemy.exc import SQLAlchemyError
+
+    try:
+        yield
+    except BrokenPipeError:
+        raise
+    except (sqlite3.Error, SQLAlchemyError, StorageInternalError, OSError) as error:
+        cause = getattr(error, "orig", None) or getattr(error.__cause__, "orig", None) or error
+        seen = str(cause).splitlines()[0] if str(cause) else type(cause).__name__
+        remedy = (
+            f"put that right, and run it again; what is written stays, and the rest goes on: mlops-nb sweep run {name}"
+        )
+        raise SweepError(problem, place=name, seen=seen, remedy=remedy) from error
+
+
+@contextmanager
 def quiet() -> Iterator[None]:
     "Optuna logs each trial; what there is to say is said here"
     import optuna
@@ -159,32 +191,3 @@ def quiet() -> Iterator[None]:
         yield
     finally:
         optuna.logging.set_verbosity(before)
-
-# %% ../nbs/22c_study.ipynb #7a818ba7
-class Known:
-    "Results of the project's trials by their keys"
-
-    def __init__(self, project: Project):
-        self.path = project.state / "sweeps" / "known.db"
-
-    def find(self, key: str) -> tuple[str, Outcome] | None:
-        "Where a trial with this key ran, as `architecture/7`, and its result"
-        with suppress(sqlite3.Error, ValueError):
-            found = self.database.execute("SELECT trial, outcome FROM known WHERE key = ?", [key]).fetchone()
-            return (found[0], read_outcome(found[1])) if found else None
-        return None
-
-    def add(self, key: str, trial: str, outcome: Outcome) -> None:
-        "Remember a result; the first one stays"
-        with suppress(sqlite3.Error):  # without it, the trial would run again
-            self.database.execute("INSERT OR IGNORE INTO known VALUES (?, ?, ?)", [key, trial, outcome.as_json()])
-
-    @cached_property
-    def database(self) -> sqlite3.Connection:
-        "The file"
-        self.path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        database = sqlite3.connect(self.path, timeout=5, isolation_level=None)
-        database.execute("PRAGMA journal_mode=WAL")
-        database.execute("PRAGMA synchronous=NORMAL")
-        database.execute("CREATE TABLE IF NOT EXISTS known (key TEXT PRIMARY KEY, trial TEXT, outcome TEXT)")
-        return database
