@@ -17,7 +17,14 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
+from .dimensions import MEASURED
+from .executors import Assignment, Ended, Executor, Outcome, Report, read_outcome
 from .mind import STATE, Judge, Mind
+from .project import Project
+from .slots import Lease, Slots
+from .space import Sweep, size_of_grid, trial_seed
+from .study import SweepError, sweep_folder, trial_folder
+from .sweep_observer import Observer
 from .sweep_record import Record
 from .trial_keys import Keys, Known
 from mlops_nb.trial_results import (
@@ -31,14 +38,6 @@ from mlops_nb.trial_results import (
     since_improvement,
     violations_of,
 )
-
-from .dimensions import MEASURED
-from .executors import Assignment, Ended, Executor, Outcome, Report, read_outcome
-from .project import Project
-from .slots import Lease, Slots
-from .space import Sweep, size_of_grid, trial_seed
-from .study import SweepError, sweep_folder, trial_folder
-from .sweep_observer import Observer
 
 if TYPE_CHECKING:
     from optuna.trial import FrozenTrial
@@ -199,18 +198,18 @@ class Coordinator:
         "Start trials while there is a place for them"
         waiting: list[Next] = []
         while len(self.running) < self.workers:
+            if not self.queue and any(not item.alone for item in waiting):
+                break
             item = self.queue.popleft() if self.queue else self.ask()
             if item is None:
                 break
             if self.answer(item):
                 continue
             lease = self.slots.lease(item.alone)
-            if lease is not None:
+            if lease is None:
+                waiting.append(item)  # others may fit: those that wait to be alone keep a device free
+            else:
                 self.start(item, lease)
-                continue
-            waiting.append(item)
-            if not item.alone:
-                break
         self.queue.extendleft(reversed(waiting))
         if waiting and not self.running:
             self.slots.check()

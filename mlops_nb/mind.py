@@ -9,12 +9,11 @@ __all__ = ['STATE', 'Mind', 'Judge']
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
-from .sweep_record import state_of
-from .trial_results import CONSTRAINT, Told, constraint_attributes
-
 from .executors import Report
 from .space import Sweep, pruner_for, sampler_for, suggest
 from .study import quiet
+from .sweep_record import state_of
+from .trial_results import CONSTRAINT, Told, constraint_attributes
 
 if TYPE_CHECKING:
     from optuna.trial import FrozenTrial
@@ -111,7 +110,7 @@ class Judge:
     def report(self, report: Report) -> bool:
         "Should it end?"
         self.tell(report)
-        return self.study.pruner.prune(self.study, self.storage.get_trial(self.trials[report.number]))
+        return bool(self.study.pruner.prune(self.study, self.storage.get_trial(self.trials[report.number])))
 
     def end(self, number: int, state: str) -> None:
         "It has ended"
