@@ -24,7 +24,9 @@ from kernels import alive, stop_server, until
 from optuna.trial import FrozenTrial, TrialState
 
 from mlops_nb.errors import MlopsError
+from mlops_nb.executors import Assignment, Ended
 from mlops_nb.ledger import Ledger
+from mlops_nb.notebook_trials import NotebookTrials
 from mlops_nb.project import Project, find_project
 from mlops_nb.study import SweepError, open_study, sweep_folder, trial_folder
 from mlops_nb.sweep import Summary, run_sweep
@@ -294,13 +296,13 @@ def forget(project: Project) -> None:
         path.unlink()
 
 
-def started(project: Project, name: str, workers: int = 2) -> subprocess.Popen[bytes]:
+def started(project: Project, name: str, workers: int = 2, **more: str) -> subprocess.Popen[bytes]:
     """Run a sweep in a process of its own, as a person does in a terminal"""
     forget(project)
     words = ["mlops-nb", "sweep", "run", name, "--workers", str(workers)]
     with (project.root / "printed.txt").open("wb") as file:
         return subprocess.Popen(
-            words, cwd=project.root, env=environment(), stdout=file, stderr=file, start_new_session=True
+            words, cwd=project.root, env=environment(**more), stdout=file, stderr=file, start_new_session=True
         )
 
 
@@ -769,3 +771,207 @@ def test_the_best_keeps_the_constraints(project: Project) -> None:
     study = open_study(project, "constrained")
     assert study.best_trial.user_attrs["metrics"]["error"] <= 1.3
     assert summary.best == study.best_trial.number
+
+
+# Trials that are notebooks
+
+MAKE = (
+    'table: Out = "out/table.csv"\nrows: int = 3\nscale: float = 1.0',
+    "import os, sys, time\nfrom pathlib import Path",
+    "time.sleep(rows * 37 % 10 / 50)\nPath(table).write_text('x' * rows)",
+)
+COUNT = (
+    'table: In = "out/table.csv"\nscores: Metrics = "reports/count/metrics.json"\nbias: float = 0.0',
+    "import json\nfrom pathlib import Path",
+    "size = len(Path(table).read_text())\nPath(scores).write_text(json.dumps({'length': size + bias}))",
+)
+WRONG = (
+    'how: str = "fine"\nscores: Metrics = "reports/wrong/metrics.json"',
+    "import json, os, signal, sys, time\nfrom pathlib import Path",
+    """def say(what, **more):
+    line = {"what": what, "pid": os.getpid(), "time": time.time(), **more}
+    with open("said.jsonl", "a") as file:
+        file.write(json.dumps(line) + "\\n")
+
+def first(name):
+    path = Path(f"first-{name}")
+    return not path.exists() and path.touch() is None
+""",
+    """say(how)
+value = 1.0
+if how == "raises":
+    raise ValueError("no luck")
+if how == "nan":
+    value = float("nan")
+if how == "hangs":
+    time.sleep(600)
+if how == "os._exit":
+    os._exit(3)
+if how == "sys.exit":
+    sys.exit(4)
+if how == "segfault":
+    import ctypes
+    ctypes.string_at(0)
+if how == "killed" or how == "killed once" and first(how):
+    os.kill(os.getpid(), signal.SIGKILL)
+while how == "held" and Path("hold").exists():
+    time.sleep(0.05)
+if how == "memory":
+    raise MemoryError("out of memory")
+""",
+    """if how != "nothing":
+    Path(scores).write_text(json.dumps({"value": value} if how != "other key" else {"other": 1.0}))
+""",
+)
+ENDS = (
+    'x: int = 1\nscores: Metrics = "reports/ends/metrics.json"',
+    "import json\nfrom pathlib import Path\nfrom mlops_nb.trial import report",
+    "for step in range(4):\n    print('step', step)\n    report(x, step)",
+    "Path(scores).write_text(json.dumps({'value': x}))",
+)
+HOW = (
+    "raises", "fine", "nan", "killed once", "nothing", "other key", "hangs", "memory", "os._exit", "sys.exit", "segfault",
+    "killed",
+)  # fmt: skip
+NOTEBOOKS = {
+    "lengths": {
+        "stages": ["make", "count"], "maximize": "count.length", "trials": 10, "seed": 3, "slots": ROOMY,
+        "space": {"make.rows": {"low": 1, "high": 9}, "count.bias": {"low": 0.0, "high": 1.0}},
+    },
+    "wrong": {
+        "stages": ["wrong"], "minimize": "wrong.value", "trials": len(HOW), "sampler": "grid", "slots": ROOMY,
+        "trial_timeout": "10s", "space": {"wrong.how": {"choices": [*HOW]}}, "start_from": [{"wrong.how": x} for x in HOW],
+    },
+    "held": {
+        "stages": ["wrong"], "minimize": "wrong.value", "trials": 3, "sampler": "random", "slots": ROOMY,
+        "space": {"wrong.how": {"choices": ["held"]}},
+    },
+    "ends": {
+        "stages": ["ends"], "minimize": "ends.value", "trials": 8, "sampler": "grid", "pruner": "median", "slots": ROOMY,
+        "prune_on": {"minimize": "value"}, "space": {"ends.x": {"low": 0, "high": 7}}, "start_from": [{"ends.x": x} for x in range(8)],
+    },
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def stages(tmp_path_factory: pytest.TempPathFactory, run: Run) -> Iterator[Project]:
+    """A project with stages, on warm kernels"""
+    root = tmp_path_factory.mktemp("stages") / "project"
+    root.mkdir()
+    run("git", "init", "-q", "-b", "main", cwd=root)
+    run("mlops-nb", "init", "--stages", "notebooks", cwd=root)
+    for number, (name, cells) in enumerate({"make": MAKE, "count": COUNT, "wrong": WRONG, "ends": ENDS}.items()):
+        (root / f"notebooks/{number}_{name}.ipynb").write_text(notebook(*cells))
+    run("mlops-nb", "sync", cwd=root)
+    params = yaml.safe_load((root / "params.yaml").read_text())
+    (root / "params.yaml").write_text(yaml.safe_dump(params | {"sweeps": NOTEBOOKS}, sort_keys=False))
+    before = Path.cwd()
+    os.chdir(root)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("MLOPS_NB_WARM", "1")
+        yield find_project(root)
+    os.chdir(before)
+    stop_server(root)
+
+
+def test_notebooks_are_the_same_after_a_restart(stages: Project) -> None:
+    """And each trial leaves its notebooks, metrics, log and runs"""
+    sweep(stages, "lengths", workers=1)
+    first = told(stages, "lengths")
+    put_away(stages, "lengths", "lengths.0")
+    assert sweep(stages, "lengths", workers=4, watcher=Watcher(3)).state == "interrupted"
+    assert TrialState.RUNNING not in {one.state for one in trials(stages, "lengths")}
+    assert sweep(stages, "lengths", workers=4).counts["left"] == 0
+    assert told(stages, "lengths") == first
+    ledger = Ledger(stages)
+    for one in trials(stages, "lengths"):
+        folder = stages.root / one.user_attrs["folder"]
+        assert (folder / "out/table.csv").read_text() == "x" * one.params["make.rows"]
+        scores = json.loads((folder / "reports/count/metrics.json").read_text())
+        assert scores == {"length": one.value}
+        for stage in ("make", "count"):
+            cells = json.loads((folder / f"reports/{stage}/notebook.ipynb").read_text())["cells"]
+            assert any(cell.get("execution_count") for cell in cells)
+        runs = [ledger.find(run) for run in one.user_attrs["runs"]]
+        assert [run.name for run in runs] == ["make", "count"]
+        assert {run.trial for run in runs} == {f"lengths/{one.number}"}
+        assert one.user_attrs["memory_mb"] > 1
+    assert not (stages.root / "out").exists()
+
+
+def test_everything_that_goes_wrong_in_a_notebook(stages: Project) -> None:
+    sweep(stages, "wrong", workers=3)
+    found = {one.params["wrong.how"]: one.user_attrs | {"state": one.state.name} for one in trials(stages, "wrong")}
+    kinds = {how: facts.get("kind", facts["state"]) for how, facts in found.items()}
+    assert kinds == {
+        "fine": "COMPLETE",
+        "raises": "raised",
+        "nan": "not-a-number",
+        "nothing": "no-value",
+        "other key": "no-value",
+        "hangs": "timed-out",
+        "os._exit": "exited",
+        "sys.exit": "exited",
+        "segfault": "died",
+        "killed": "died",
+        "killed once": "COMPLETE",
+        "memory": "out-of-memory",
+    }, {how: facts.get("cause") for how, facts in found.items()}
+    attempts = {how for how, facts in found.items() if facts.get("attempts") == 2}
+    assert attempts == {"segfault", "killed", "killed once", "memory"}
+    assert "no luck" in found["raises"]["cause"]
+    until(lambda: not any(alive(line["pid"]) for how in HOW for line in said(stages, how)))
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
+def test_kernels_end_with_their_coordinator(stages: Project, number: signal.Signals) -> None:
+    """Workers and kernels are gone soon, and the rest runs later"""
+    (stages.root / "hold").touch()
+    before = len(said(stages, "held"))
+    process = started(stages, "held", MLOPS_NB_WARM="1")
+    lines = until(lambda: len(found := said(stages, "held")[before:]) == 2 and found)
+    os.kill(process.pid, number)
+    process.wait(30)
+    until(lambda: not any(alive(line["pid"]) for line in lines))
+    assert states(stages, "held") == {"WAITING" if number == signal.SIGINT else "RUNNING": 2}
+    (stages.root / "hold").unlink()
+    assert sweep(stages, "held").counts == {"complete": 3, "left": 0}
+    put_away(stages, "held", f"held.{number.value}")
+
+
+def test_a_killed_worker(stages: Project) -> None:
+    """Seen at once; its kernel ends, and the trial runs again"""
+    (stages.root / "hold").touch()
+    before = len(said(stages, "held"))
+    plan = NotebookTrials(stages, "held", ["wrong"], stages.root / "log.txt")
+    plan.start(Assignment(0, {"wrong.how": "held"}, 1, ".mlops_nb/sweeps/by hand/0000"))
+    line = until(lambda: said(stages, "held")[before:])[0]
+    killed = time.monotonic()
+    os.kill(plan.running[0].process.pid, signal.SIGKILL)
+    events = until(lambda: plan.wait(5))
+    assert time.monotonic() - killed < 2
+    (stages.root / "hold").unlink()
+    assert isinstance(events[0], Ended)
+    assert (events[0].outcome.kind, events[0].outcome.cause) == ("died", "its worker was killed by SIGKILL")
+    until(lambda: not alive(line["pid"]))
+    plan.start(Assignment(0, {"wrong.how": "fine"}, 1, ".mlops_nb/sweeps/by hand/0000"))
+    events = until(lambda: plan.wait(5))
+    assert isinstance(events[0], Ended)
+    assert events[0].outcome.metrics == {"wrong.value": 1.0}
+    plan.close()
+
+
+def test_a_pruned_notebook(stages: Project) -> None:
+    """It is there up to where it ended, and its run says so"""
+    summary = sweep(stages, "ends", workers=1)
+    assert summary.counts == {"complete": 5, "pruned": 3, "left": 0}
+    for one in trials(stages, "ends"):
+        run = Ledger(stages).find(one.user_attrs["runs"][0])
+        printed = (stages.root / one.user_attrs["folder"] / "reports/ends/notebook.ipynb").read_text()
+        assert "step 0" in printed
+        if one.state == TrialState.PRUNED:
+            assert run.state == "pruned"
+            assert "step 3" not in printed
+            assert [*one.intermediate_values.values()] == [one.params["ends.x"]] * len(one.intermediate_values)
+        else:
+            assert run.state == "succeeded"
