@@ -33,6 +33,7 @@ from mlops_nb.trial_results import (
     best_of,
     constraint_attributes,
     facts_of,
+    is_hopeless,
     judged,
     names_of,
     since_improvement,
@@ -84,6 +85,7 @@ class Coordinator:
         self.queue: deque[Next] = deque()
         self.running: dict[int, tuple[Next, Lease]] = {}
         self.results: dict[int, Told] = {}
+        self.before: set[int] = set()  # trials whose results are of earlier sessions
         self.last: dict[int, tuple[int, float]] = {}  # what a trial reported last
         self.why = ""  # no more trials are asked for
         self.began = self.saved = time.monotonic()
@@ -153,6 +155,7 @@ class Coordinator:
                 self.resume_one(trial)
                 continue
             self.results[trial.number] = self._told(trial, state)
+            self.before.add(trial.number)
             if self.judge is not None:
                 self.judge.remember(trial, state)
 
@@ -240,14 +243,17 @@ class Coordinator:
         return True
 
     def is_over(self) -> bool:
-        "Is the time over, or is there no improvement any more?"
+        "Is the time over, is there no improvement any more, or no hope?"
         sweep = self.sweep
+        known = sorted(self.results) if self.fast else range(self.mind.told)
         if sweep.timeout is not None and self.spent >= sweep.timeout:
             self.why = f"its {sweep.timeout:g} s are over"
+        elif is_hopeless([self.results[number] for number in known if number not in self.before]):
+            self.why = "the first trials failed for the same cause, and no more are begun"
+            self.observer.note(self.why)
         elif sweep.no_improvement_for is not None:
-            known = sorted(self.results) if self.fast else range(self.mind.told)
-            if since_improvement(sweep, (self.results[number] for number in known)) >= sweep.no_improvement_for:
-                self.why = f"no improvement for {sweep.no_improvement_for} trials"
+            since = since_improvement(sweep, (self.results[number] for number in known))
+            self.why = f"no improvement for {since} trials" if since >= sweep.no_improvement_for else ""
         return bool(self.why)
 
     def answer(self, item: Next) -> bool:
@@ -348,7 +354,7 @@ class Coordinator:
         number, outcome = item.number, judged(self.sweep, outcome)
         last = self.last.pop(number, None)
         told = Told(outcome.state, outcome.values, violations_of(self.sweep, outcome), last)
-        told = told if outcome.state == "pruned" else replace(told, last=None)
+        told = told if outcome.state == "pruned" else replace(told, last=None, cause=outcome.cause)
         facts |= facts_of(outcome) | ({"last": told.last} if told.last else {})
         self.record.end(number, told.state, told.values, facts, constraint_attributes(self.sweep, told))
         self.results[number] = told

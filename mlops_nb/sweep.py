@@ -12,15 +12,15 @@ import signal
 import sys
 import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .coordinator import Coordinator, Summary
-from .sweep_record import record_of
-
 from .executors import Assignment, Executor, environment_changes, restore_environment
+from .graph import parameter_values, read_stages
+from .params import read_params
 from .project import Project, write_text
 from .provenance import host
 from .slots import Slots, machine
@@ -28,6 +28,7 @@ from .space import Sweep, declaration, differences, read_sweep, trial_seed
 from .stage import sync
 from .study import SweepError, make_study, put_aside, sweep_folder, sweep_lock, trial_folder, written
 from .sweep_observer import Observer
+from .sweep_record import record_of
 
 if TYPE_CHECKING:
     from optuna import Study
@@ -44,6 +45,7 @@ def run_sweep(
     "Run a sweep, or what is left of it; SweepError when it cannot be"
     observer = observer or Observer()
     sweep = read_sweep(project, name)
+    slots = _slots(sweep)
     with written(name, "it cannot go on"):
         sweep_folder(project, name).mkdir(parents=True, exist_ok=True, mode=0o700)
         with _held(project, name):
@@ -51,7 +53,7 @@ def run_sweep(
                 aside = put_aside(project, name, sweep.storage)
                 observer.note(f"the sweep that was there is {aside} now")
                 sweep_folder(project, name).mkdir(parents=True, exist_ok=True, mode=0o700)
-            return _run_locked(project, sweep, workers, fast, observer)
+            return _run_locked(project, sweep, slots, workers, fast, observer)
 
 
 def _held(project: Project, name: str) -> AbstractContextManager[object]:
@@ -74,7 +76,9 @@ def _second(project: Project, name: str) -> SweepError:
     return SweepError("it runs already", place=name, seen=seen, remedy=remedy)
 
 
-def _run_locked(project: Project, sweep: Sweep, workers: int | None, fast: bool, observer: Observer) -> Summary:
+def _run_locked(
+    project: Project, sweep: Sweep, slots: Slots, workers: int | None, fast: bool, observer: Observer
+) -> Summary:
     folder = sweep_folder(project, sweep.name)
     about = {"pid": os.getpid(), "host": host(), "started": time.time(), "command": sys.argv[1:]}
     write_text(folder / "coordinator.json", json.dumps(about))
@@ -82,11 +86,12 @@ def _run_locked(project: Project, sweep: Sweep, workers: int | None, fast: bool,
         for path in sync(project).changes:
             observer.note(f"sync wrote {path}")
     study = make_study(project, sweep.name, [item.direction for item in sweep.objectives], sweep.storage)
-    _check_same(study, sweep)
+    _check_same(study, sweep, _fixed(project, sweep))
+    if fast or not sweep.repeatable:
+        study.set_user_attr("repeatable", False)
     if not sweep.repeatable or fast:
         why = sweep.why_not_repeatable() or "--fast tells results as they come"
         observer.note(f"running it again will not repeat it: {why}")
-    slots = _slots(sweep)
     if slots.advice():
         observer.note(slots.advice())
     at_once = _at_once(sweep, slots, workers, fast, observer)
@@ -97,7 +102,18 @@ def _run_locked(project: Project, sweep: Sweep, workers: int | None, fast: bool,
     return summary
 
 
-def _check_same(study: "Study", sweep: Sweep) -> None:
+def _fixed(project: Project, sweep: Sweep) -> dict[str, Any]:
+    "The parameters of the stages that no trial varies"
+    if sweep.function:
+        return {}
+    stages, params, varied = read_stages(project), read_params(project), {item.name for item in sweep.space}
+    values = {
+        f"{name}.{key}": value for name in sweep.stages for key, value in parameter_values(stages[name], params).items()
+    }
+    return {name: value for name, value in values.items() if name not in varied}
+
+
+def _check_same(study: "Study", sweep: Sweep, fixed: Mapping[str, Any]) -> None:
     "Refuse a study of another declaration; describe a new one"
     from optuna.exceptions import ExperimentalWarning
 
@@ -108,13 +124,22 @@ def _check_same(study: "Study", sweep: Sweep) -> None:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", ExperimentalWarning)
             study.set_metric_names([item.name for item in sweep.objectives])
+        study.set_user_attr("fixed", fixed)
         study.set_user_attr("declaration", json.dumps(now))
         return
-    changed = differences(json.loads(known), json.loads(json.dumps(now)))
+    changed = differences(json.loads(known), json.loads(json.dumps(now))) + _changed(study, fixed)
     if changed:
         remedy = f"undo that, or begin anew and keep what there is: mlops-nb sweep run {sweep.name} --fresh"
         place = f"sweeps.{sweep.name}"
         raise SweepError("not what it was", file="params.yaml", place=place, seen="; ".join(changed), remedy=remedy)
+
+
+def _changed(study: "Study", fixed: Mapping[str, Any]) -> list[str]:
+    "What is other than in the trials of a study"
+    now = json.loads(json.dumps(fixed))
+    known = study.user_attrs.get("fixed", now)
+    names = [name for name in {**known, **now} if known.get(name) != now.get(name)]
+    return [f"{name}: {known.get(name, 'nothing')} -> {now.get(name, 'nothing')}" for name in names]
 
 
 def _slots(sweep: Sweep) -> Slots:
@@ -174,9 +199,12 @@ def verify_trial(project: Project, name: str, number: int) -> list[str]:
     sweep = read_sweep(project, name)
     if sweep.function:
         raise SweepError("a function is called, and no notebook is run", place=name, remedy="leave --verify out")
-    trial = next((one for one in open_study(project, name, sweep.storage).trials if one.number == number), None)
+    study = open_study(project, name, sweep.storage)
+    trial = next((one for one in study.trials if one.number == number), None)
     if trial is None:
         raise SweepError("no such trial", place=f"{name} {number}", remedy=f"see mlops-nb sweep trials {name}")
+    if changed := _changed(study, _fixed(project, sweep)):
+        raise SweepError("not what it was in the trial", file="params.yaml", place=name, seen="; ".join(changed))
     folder = f"{trial_folder(project, name, number)}-verified"
     assignment = Assignment(number, trial.params, trial_seed(sweep.seed, number), folder, timeout=sweep.trial_timeout)
     before = environment_changes({"MLOPS_NB_WARM": "0"})
