@@ -26,6 +26,7 @@ from typing import Any, NoReturn
 from .errors import MlopsError
 from .execution import execute
 from mlops_nb.executors import (
+    STUCK,
     Assignment,
     Ended,
     Outcome,
@@ -222,6 +223,7 @@ class NotebookTrials:
     def _worker(self) -> tuple[socket.socket, Any]:
         "A new process"
         ours, theirs = socket.socketpair()
+        ours.settimeout(STUCK)
         with theirs, self.log.open("ab") as log:
             files = (theirs.fileno(), log.fileno(), log.fileno())
             return ours, self._forked(files) or self._started(files)

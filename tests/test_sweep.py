@@ -7,11 +7,10 @@ import re
 import signal
 import sqlite3
 import subprocess
-import sys
 import threading
 import time
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -23,13 +22,14 @@ from conftest import Run, environment, notebook
 from kernels import alive, stop_server, until
 from optuna.trial import FrozenTrial, TrialState
 
+from mlops_nb.coordinator import Summary
 from mlops_nb.errors import MlopsError
 from mlops_nb.executors import Assignment, Ended
 from mlops_nb.ledger import Ledger
 from mlops_nb.notebook_trials import NotebookTrials
 from mlops_nb.project import Project, find_project
 from mlops_nb.study import SweepError, open_study, sweep_folder, trial_folder
-from mlops_nb.sweep import Summary, run_sweep
+from mlops_nb.sweep import run_sweep
 from mlops_nb.sweep_observer import Observer
 
 FUNCTIONS = '''
@@ -183,6 +183,7 @@ SPACE = {
     "y": {"low": 1, "high": 4},
     "kind": {"choices": ["a", "bbb"]},
 }
+TWO_GPUS = {"fake_gpus": 2, "cpus": 8}
 ROOMY = {"cpus": 8}  # places for four trials, also where there are two processors
 
 
@@ -201,7 +202,6 @@ WHEN = {
 STEPS = {"x": {"low": 0.0, "high": 0.8, "step": 0.2}, "y": {"low": 1, "high": 3}}
 SAMPLERS = {
     "tpe": function("bowl", SPACE, 16),
-    "random": function("bowl", SPACE),
     "conditional": function("bowl", WHEN, 16, start_from=[{"x": 0.2}, {"kind": "bb", "y": 3}]),
     "grid": function("bowl", STEPS, 12, sampler="grid"),
     "qmc": function("bowl", SPACE, sampler="qmc"),
@@ -210,7 +210,6 @@ SAMPLERS = {
     "two": function("both", {k: SPACE[k] for k in "xy"}, 60, sampler="nsga2", minimize=["weight", "error"]),
     "constrained": function("both", {k: SPACE[k] for k in "xy"}, 16, minimize="weight", constraints=["error <= 1.3"]),
 }
-SAMPLERS["random"]["sampler"] = "random"
 ODD = (
     "memory", "raises", "hangs", "killed once", "nan", "nothing", "memory once", "text", "killed", "fine", "other key",
     "segfault", "leaves a child", "os._exit", "closes everything", "child holds the channel", "sys.exit",
@@ -231,14 +230,15 @@ SWEEPS = SAMPLERS | {
     "changed": function("quick", trials=3),
     "url": function("quick", trials=3),
     "pruned": function("pruned", CHOICES, 10, sampler="grid", pruner="median", prune_on="value"),
-    "gpus": function("gpu", trials=12, resources={"gpus": 1}, slots={"fake_gpus": 2, "cpus": 8}),
-    "half": function("gpu", trials=12, resources={"gpus": 0.5}, slots={"fake_gpus": 2, "cpus": 8}),
-    "memory": function("memory", CHOICES, 10, sampler="grid", resources={"gpus": 0.5}, slots={"fake_gpus": 2, "cpus": 8}),
-    "broken": function("broken_gpu", trials=12, resources={"gpus": 1}, slots={"fake_gpus": 2, "cpus": 8}),
+    "gpus": function("gpu", trials=12, resources={"gpus": 1}, slots=TWO_GPUS),
+    "half": function("gpu", trials=12, resources={"gpus": 0.5}, slots=TWO_GPUS),
+    "memory": function("memory", CHOICES, 10, sampler="grid", resources={"gpus": 0.5}, slots=TWO_GPUS),
+    "broken": function("broken_gpu", trials=12, resources={"gpus": 1}, slots=TWO_GPUS),
     "all_broken": function("broken_machine", trials=12, resources={"gpus": 1}, slots={"fake_gpus": 1}),
     "measured": function("quick", trials=3, minimize="ledger.seconds", constraints=["ledger.peak_memory_mb >= 1"]),
     "disk": function("fills", trials=4),
     "no_better": function("quick", trials=50, no_improvement_for=6, sampler="random"),
+    "quickly": function("bowl", SPACE, 20),
     "over": function("bowl", trials=900, timeout="1s", sampler="random"),
     "missing": function("nowhere", trials=1) | {"objective": "broken:objective"},
 }  # fmt: skip
@@ -391,7 +391,7 @@ def test_many_interruptions(project: Project) -> None:
     sweep(project, name, workers=1)
     first = told(project, name)
     put_away(project, name, "stressed.0")
-    for number in (signal.SIGKILL, signal.SIGINT, signal.SIGKILL, signal.SIGINT):
+    for number in (signal.SIGKILL, signal.SIGINT, signal.SIGKILL):
         before = states(project, name)["COMPLETE"]
         process = started(project, name, workers=3)
         until(lambda before=before: states(project, name)["COMPLETE"] > before)  # type: ignore[misc]
@@ -694,6 +694,18 @@ def test_pruning_goes_on_after_a_restart(project: Project) -> None:
     assert told(project, "pruned") == told(project, "pruned.1")
 
 
+def test_results_as_they_come(project: Project) -> None:
+    """With --fast the order is given up, and nothing else"""
+    watcher = Watcher(8)
+    assert sweep(project, "quickly", workers=8, watcher=watcher, fast=True).state == "interrupted"
+    assert "running it again will not repeat it: --fast tells results as they come" in watcher.notes
+    assert sweep(project, "quickly", workers=8, fast=True).counts["left"] == 0
+    assert [one.number for one in trials(project, "quickly")] == [*range(20)]
+    watcher = Watcher()
+    sweep(project, "quickly", workers=8, watcher=watcher)
+    assert "4 trials at a time, since `lag` is 4; there are places for 8" in watcher.notes
+
+
 def test_when_it_is_over(project: Project) -> None:
     summary = sweep(project, "no_better", workers=4)
     assert summary.why == "no improvement for 6 trials"
@@ -830,25 +842,27 @@ ENDS = (
     "Path(scores).write_text(json.dumps({'value': x}))",
 )
 HOW = (
-    "raises", "fine", "nan", "killed once", "nothing", "other key", "hangs", "memory", "os._exit", "sys.exit", "segfault",
-    "killed",
+    "raises", "fine", "nan", "killed once", "nothing", "other key", "hangs", "memory", "os._exit", "sys.exit",
+    "segfault", "killed",
 )  # fmt: skip
 NOTEBOOKS = {
     "lengths": {
-        "stages": ["make", "count"], "maximize": "count.length", "trials": 10, "seed": 3, "slots": ROOMY,
+        "stages": ["make", "count"], "maximize": "count.length", "trials": 8, "seed": 3, "slots": ROOMY,
         "space": {"make.rows": {"low": 1, "high": 9}, "count.bias": {"low": 0.0, "high": 1.0}},
     },
     "wrong": {
         "stages": ["wrong"], "minimize": "wrong.value", "trials": len(HOW), "sampler": "grid", "slots": ROOMY,
-        "trial_timeout": "10s", "space": {"wrong.how": {"choices": [*HOW]}}, "start_from": [{"wrong.how": x} for x in HOW],
+        "trial_timeout": "6s", "space": {"wrong.how": {"choices": [*HOW]}},
+        "start_from": [{"wrong.how": how} for how in HOW],
     },
     "held": {
         "stages": ["wrong"], "minimize": "wrong.value", "trials": 3, "sampler": "random", "slots": ROOMY,
         "space": {"wrong.how": {"choices": ["held"]}},
     },
     "ends": {
-        "stages": ["ends"], "minimize": "ends.value", "trials": 8, "sampler": "grid", "pruner": "median", "slots": ROOMY,
-        "prune_on": {"minimize": "value"}, "space": {"ends.x": {"low": 0, "high": 7}}, "start_from": [{"ends.x": x} for x in range(8)],
+        "stages": ["ends"], "minimize": "ends.value", "trials": 7, "sampler": "grid", "slots": ROOMY,
+        "pruner": "median", "prune_on": {"minimize": "value"}, "space": {"ends.x": {"low": 0, "high": 6}},
+        "start_from": [{"ends.x": x} for x in range(7)],
     },
 }  # fmt: skip
 
@@ -964,7 +978,7 @@ def test_a_killed_worker(stages: Project) -> None:
 def test_a_pruned_notebook(stages: Project) -> None:
     """It is there up to where it ended, and its run says so"""
     summary = sweep(stages, "ends", workers=1)
-    assert summary.counts == {"complete": 5, "pruned": 3, "left": 0}
+    assert summary.counts == {"complete": 5, "pruned": 2, "left": 0}
     for one in trials(stages, "ends"):
         run = Ledger(stages).find(one.user_attrs["runs"][0])
         printed = (stages.root / one.user_attrs["folder"] / "reports/ends/notebook.ipynb").read_text()
