@@ -269,6 +269,7 @@ COMMANDS = {
                         "apply",
                         "dashboard",
                         "report",
+                        "rm",
                     ],
                     "help": "what to do (default: list)",
                 },
@@ -296,7 +297,7 @@ COMMANDS = {
             (("--open",), {"action": "store_true", "help": "trial, report, dashboard: open it in the browser"}),
             (
                 ("--host",),
-                {"default": "127.0.0.1", "help": "dashboard: where it listens (default: 127.0.0.1, this machine only)"},
+                {"help": "dashboard: where it listens (default: 127.0.0.1, this machine only)"},
             ),
             (("--port",), {"type": int, "metavar": "N", "help": "dashboard: its port (default: 8080, or a free one)"}),
             (("--names",), {"action": "store_true", "help": "list: only the names"}),

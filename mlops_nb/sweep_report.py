@@ -23,7 +23,9 @@ from .errors import DependencyError
 from .markup import duration, short, when
 from .markup import number as shown
 from .project import write_text
-from .sweep_table import Record, aim_in_words, numbers_in_words, rows
+from .sweep_observer import of_total
+from .sweep_rows import rows
+from .sweep_table import Record, aim_in_words, numbers_in_words
 
 if TYPE_CHECKING:
     import optuna
@@ -52,7 +54,7 @@ def make_plot(
             return Plot(key, title, why_not=short(f"{error}" or type(error).__name__))
     if not figure.data:
         return Plot(key, title, why_not=short(" ".join(reasons) or "there is nothing to draw yet"))
-    figure.update_layout(title=None, margin={"t": 40})
+    figure.update_layout(title=None, margin={"t": 40}, width=None, height=None, autosize=True)
     return Plot(key, title, str(figure.to_json()))
 
 
@@ -161,6 +163,8 @@ PAGE = """<!doctype html>
 <h1>{{ record.name }}</h1>
 <p class="headline">{{ headline }}</p>
 <p class="note">{{ aim }}</p>
+{% if record.repeatable is false %}<p class="note">It is not repeatable: another run of it may choose other values.</p>
+{% endif %}
 </header>
 <main>
 <section id="best"><h2>{{ "The front" if record.objectives|length > 1 else "The best" }}</h2>
@@ -194,7 +198,7 @@ PAGE = """<!doctype html>
 """
 
 # %% ../nbs/23c_sweep_report.ipynb #514f5a4b
-STYLE = """.plot { min-height: 28rem; overflow-x: auto; }
+STYLE = """.plot { height: 30rem; overflow: hidden; }
 #declared dd { font-family: ui-monospace, monospace; white-space: pre-wrap; }"""
 DRAW = """for (const plot of document.querySelectorAll(".plot")) {
   const figure = figures[plot.id];
@@ -263,9 +267,8 @@ def _plotly() -> str:
 def _headline(record: Record, total: int | None) -> str:
     counts = [f"{record.counts[state]} {state}" for state in record.counts]
     took = sum(trial.seconds for trial in record.trials)
-    wish = "" if total is None else f" of {total}"
     worked = f"; {duration(took)} of work" if took else ""
-    return f"{record.done}{wish} trials" + (f": {', '.join(counts)}" if counts else "") + worked
+    return of_total(record.done, total) + (f": {', '.join(counts)}" if counts else "") + worked
 
 
 def _table(record: Record, trials: Sequence[Any]) -> Any:
@@ -290,7 +293,7 @@ def _markup(html: str) -> Any:
 def _facts(record: Record) -> dict[str, str]:
     "What was declared, by name"
     facts = {key: _fact(value) for key, value in record.declaration.items() if value not in (None, "", [], {})}
-    said = {None: "", True: "yes", False: "no: the values depend on time"}[record.repeatable]
+    said = {None: "", True: "yes", False: "no: another run of it may choose other values"}[record.repeatable]
     return facts | ({"repeatable": said} if said else {})
 
 

@@ -4,8 +4,7 @@
 
 # %% auto #0
 __all__ = ['STATES', 'Trial', 'read_trial', 'Failure', 'Record', 'read_record', 'stand', 'Replay', 'aim_in_words',
-           'numbers_in_words', 'overview', 'left_in_words', 'best_lines', 'failure_lines', 'trial_lines', 'rows',
-           'trial_data', 'record_data', 'as_json']
+           'numbers_in_words', 'overview', 'left_in_words', 'best_lines', 'failure_lines']
 
 # %% ../nbs/23b_sweep_table.ipynb #706a42f0
 import json
@@ -13,12 +12,12 @@ import re
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from .dimensions import Constraint, Objective
-from .markup import duration, when
 from .markup import number as shown
+from .markup import when
 from mlops_nb.sweep_observer import (
     Aims,
     Lines,
@@ -28,6 +27,7 @@ from mlops_nb.sweep_observer import (
     front_with,
     measured,
     objectives_in_words,
+    roughly,
 )
 
 if TYPE_CHECKING:
@@ -275,6 +275,7 @@ def overview(
     record: Record,
     total: int | None = None,  # trials there are to be
     running: Mapping[str, Any] | None = None,  # what is known of the process that runs it
+    state: str = "",  # when it cannot go on: put aside, not in params.yaml any more
 ) -> list[str]:
     "What `show` prints, line by line"
     standing = Standing(clock=time.time)
@@ -287,9 +288,9 @@ def overview(
         who = f" as process {running['pid']} on {running.get('host')}" if "pid" in running else ""
         lines.append(f"  runs{who}{began}{left}")
     else:
-        finished = total is not None and record.done >= total
-        goes = f"finished; more trials in params.yaml let it go on: mlops-nb sweep run {record.name}"
-        lines.append(f"  {goes if finished else f'does not run; it goes on with: mlops-nb sweep run {record.name}'}")
+        lines.append(f"  {_how_it_goes_on(record, total, state)}")
+    if record.repeatable is False:
+        lines.append("  it is not repeatable: another run of it may choose other values")
     if words := ", ".join(
         f"{record.counts[state]} {state}" for state in ("running", "waiting") if record.counts[state]
     ):
@@ -297,14 +298,22 @@ def overview(
     return [*lines, *best_lines(record), *failure_lines(record)]
 
 
+def _how_it_goes_on(record: Record, total: int | None, state: str) -> str:
+    if state:
+        return state
+    if total is not None and record.done >= total:
+        return f"finished; more trials in params.yaml let it go on: mlops-nb sweep run {record.name}"
+    return f"does not run; it goes on with: mlops-nb sweep run {record.name}"
+
+
 def left_in_words(record: Record, total: int | None, running: Mapping[str, Any]) -> str:
-    "`, about 3 min 2 s left`, empty when that is not known"
+    "`, about 3 min left`, empty when that is not known"
     if "started" not in running:
         return ""
     standing = Standing(clock=time.time)
     stand(standing, record, total, float(running["started"]))
     left = standing.left()
-    return "" if left is None else f", about {duration(left)} left"
+    return "" if left is None else f", about {roughly(left)} left"
 
 
 def best_lines(record: Record, most: int = 10) -> list[str]:
@@ -332,82 +341,3 @@ def failure_lines(record: Record) -> list[str]:
         f" ({numbers_in_words(item.numbers)})"
         for item in record.failures()
     ]
-
-# %% ../nbs/23b_sweep_table.ipynb #932bfeb8
-def trial_lines(record: Record, trial: Trial) -> list[str]:
-    "What `trial` prints, line by line"
-    facts: dict[str, Any] = {
-        "state": trial.state + (f": {trial.kind}: {trial.cause}" if trial.state == "failed" else ""),
-        **dict(zip((item.name for item in record.objectives), map(shown, trial.values), strict=False)),
-        "misses": "; ".join(trial.missed),
-        "answered from": trial.answered_from,
-        "started": "" if trial.started is None else when(trial.started),
-        "took": duration(trial.seconds) if trial.seconds else "",
-        "attempts": trial.attempts if trial.attempts > 1 else "",
-        "lost attempts": "; ".join(trial.causes),
-        "GPUs": ", ".join(map(str, trial.gpus)),
-        "memory": "" if trial.memory_mb is None else f"{trial.memory_mb:.0f} MB",
-        "GPU memory": "" if trial.gpu_memory_mb is None else f"{trial.gpu_memory_mb:.0f} MB",
-        "runs": ", ".join(trial.runs),
-        "folder": trial.folder,
-    }
-    lines = [f"trial {trial.number} of {record.name}"]
-    lines += [f"  {name}: {value}" for name, value in facts.items() if value not in ("", None)]
-    for heading, items in (("parameters", trial.parameters), ("metrics", trial.metrics)):
-        lines += [f"  {heading}:"] * bool(items) + [f"    {name}: {shown(value)}" for name, value in items.items()]
-    return lines
-
-
-def rows(record: Record, trials: Sequence[Trial]) -> tuple[list[str], list[list[str]]]:
-    "The headings and the rows of a table of trials"
-    names = list(dict.fromkeys(name for trial in trials for name in trial.parameters))
-    best = {trial.number for trial in record.best()}
-    headings = ["trial", "state", *(item.name for item in record.objectives), *names, "took", ""]
-    made = []
-    for trial in trials:
-        values = [shown(value) for value in trial.values] or [""] * len(record.objectives)
-        parameters = [shown(trial.parameters[name]) if name in trial.parameters else "" for name in names]
-        note = f"{trial.kind}: {trial.cause}" if trial.state == "failed" else "; ".join(trial.missed)
-        note = (
-            "best" if trial.number in best else note or (f"from {trial.answered_from}" if trial.answered_from else "")
-        )
-        took = duration(trial.seconds) if trial.seconds else ""
-        made.append([str(trial.number), trial.state, *values, *parameters, took, note])
-    return headings, made
-
-# %% ../nbs/23b_sweep_table.ipynb #71df275f
-def trial_data(record: Record, trial: Trial) -> dict[str, Any]:
-    "A trial for scripts: objectives by name, times in seconds since 1970"
-    names = [item.name for item in record.objectives]
-    data = asdict(trial) | {"reports": {str(step): value for step, value in trial.reports.items()}}
-    return data | {"values": dict(zip(names, trial.values, strict=False)), "feasible": trial.is_candidate}
-
-
-def record_data(record: Record, total: int | None, running: Mapping[str, Any] | None) -> dict[str, Any]:
-    "A sweep for scripts"
-    return {
-        "sweep": record.name,
-        "objectives": [asdict(item) for item in record.objectives],
-        "constraints": [asdict(item) for item in record.constraints],
-        "repeatable": record.repeatable,
-        "created": record.created,
-        "total": total,
-        "done": record.done,
-        "counts": {state: record.counts[state] for state in STATES.values()},
-        "running": None if running is None else dict(running),
-        "best": [trial_data(record, trial) for trial in record.best()],
-        "failures": [asdict(item) for item in record.failures()],
-    }
-
-
-def as_json(data: Any) -> str:
-    "JSON that every reader takes: what is no finite number is a text"
-    return json.dumps(_finite(data), indent=1, ensure_ascii=False, default=str, allow_nan=False)
-
-
-def _finite(data: Any) -> Any:
-    if isinstance(data, Mapping):
-        return {str(key): _finite(value) for key, value in data.items()}
-    if isinstance(data, list | tuple):
-        return [_finite(value) for value in data]
-    return str(data) if isinstance(data, float) and data - data != 0 else data

@@ -23,7 +23,7 @@ from kernels import alive, until
 from mlops_nb.cli import main
 from mlops_nb.project import Project, find_project
 from mlops_nb.space import declaration, read_sweep
-from mlops_nb.study import make_study
+from mlops_nb.study import make_study, sweep_lock
 
 PARAMS = """make:
   rows: 3  # how long the table is
@@ -174,7 +174,7 @@ def test_trials(studies: Path, sweep: Call) -> None:
     """As a table, some of them, and as JSON"""
     lines = sweep("trials", "length").splitlines()
     assert len(lines) == 10
-    assert lines[0].split() == ["trial", "state", "count.length", "make.rows", "took"]
+    assert lines[0].split() == ["trial", "state", "length", "rows", "took"]
     assert lines[6].split() == ["5", "complete", "6", "6", "0.60", "s", "best"]
     assert "count.length <= 6: it is 8" in lines[8]
     assert [line.split()[0] for line in sweep("trials", "length", "--state", "failed,pruned").splitlines()[1:]] == [
@@ -188,6 +188,8 @@ def test_trials(studies: Path, sweep: Call) -> None:
     assert found[0]["parameters"] == {"make.rows": 8}
     assert not found[0]["feasible"]
     assert "did you mean 'failed'?" in sweep("trials", "length", "--state", "fialed", code=2)
+    assert lines[4].endswith("at step 1: 2"), "what was pruned says where"
+    assert "state: pruned at step 1: 2" in sweep("trial", "length", "3")
 
 
 def test_a_trial_and_its_notebooks(studies: Path, sweep: Call) -> None:
@@ -206,7 +208,9 @@ def test_a_trial_and_its_notebooks(studies: Path, sweep: Call) -> None:
     trial = study.ask()
     trial.set_user_attr("folder", ".mlops_nb/sweeps/length/0009")
     trial.set_user_attr("answered_from", "length/5")
-    assert "0005/reports/count/notebook.ipynb" in sweep("trial", "length", "9")
+    text = sweep("trial", "length", "9")
+    assert "0005/reports/count/notebook.ipynb" in text
+    assert "known from: length/5" in text
     failed = sweep("trial", "length", "4")
     assert "state: failed: raised: ValueError: batch 5 is empty" in failed
     assert "no executed notebook of it is there" in failed
@@ -281,10 +285,83 @@ def test_apply_after_verification(studies: Path, sweep: Call, monkeypatch: pytes
         (["run", "length", "--workers", "0"], "expected 1 or more"),
         (["report", "length", "-o", "page.txt"], "expected the path of a page"),
         (["stop", "lenght"], "did you mean 'length'?"),
+        (["trials", "length", "--limit", "-1"], "expected 1 or more"),
+        (["best", "length", "--trial", "0"], "sweep best: --trial does nothing here; it is for: sweep apply"),
+        (["show", "length", "--workers", "3"], "it is for: sweep run"),
+        (["watch", "length", "--json"], "it is for: sweep list, sweep run, sweep stop, sweep show"),
+        (["list", "--host", "127.0.0.1"], "it is for: sweep dashboard"),
+        (["rm"], "expected mlops-nb sweep rm NAME"),
+        (["rm", "none_yet"], "no such folder of a sweep"),
+        (["rm", "../sweeps/length"], "no such folder of a sweep"),
     ],
 )
 def test_what_is_wrong_is_said(studies: Path, sweep: Call, words: list[str], part: str) -> None:
     assert part in sweep(*words, code=2)
+
+
+def test_json_of_what_is_done(studies: Path, sweep: Call) -> None:
+    """An object for scripts, and nothing else"""
+    done = json.loads(sweep("apply", "length", "--dry", "--json"))
+    assert (done["trial"], done["changes"], done["written"]) == (5, {"make.rows": 6}, False)
+    assert "+  rows: 6" in done["diff"]
+    assert json.loads(sweep("apply", "length", "--json"))["written"]
+    assert json.loads(sweep("apply", "length", "--json"))["changes"] == {}
+    assert json.loads(sweep("report", "length", "--json"))["page"] == ".mlops_nb/sweeps/length/report.html"
+    assert json.loads(sweep("stop", "length", "--json")) == {"sweep": "length", "state": "does not run", "pid": None}
+
+
+def test_what_became_of_them(studies: Path, sweep: Call) -> None:
+    """Put aside, no more declared, lowered: each has its word, and folders are where they are now"""
+    folder = studies / ".mlops_nb/sweeps"
+    (folder / "length/0005/reports/make").mkdir(parents=True)
+    (folder / "length/0005/reports/make/notebook.ipynb").write_text("{}")
+    for name in ("length.10", "length.2", "gone"):
+        shutil.copytree(folder / "length", folder / name)
+    (studies / "params.yaml").write_text(PARAMS.replace("trials: 12", "trials: 6"))
+    found = {item["sweep"]: item["state"] for item in json.loads(sweep("list", "--json"))}
+    aside, gone = "put aside", "not in params.yaml any more"
+    assert [*found] == ["length", "two", "none_yet", "gone", "length.2", "length.10"]
+    assert [*found.values()] == ["finished", "stopped", "declared", gone, aside, aside]
+    assert "finished" in sweep("list")
+    assert "9 trials, 6 wanted: 6 complete" in sweep("show", "length")
+    assert sweep("show", "length.2").splitlines()[2] == f"  {aside}"
+    assert sweep("show", "gone").splitlines()[2] == f"  {gone}"
+    text = sweep("trial", "length.2", "5")
+    assert "folder: .mlops_nb/sweeps/length.2/0005\n" in text
+    assert text.endswith("\n  .mlops_nb/sweeps/length.2/0005/reports/make/notebook.ipynb\n")
+    study = optuna.load_study(study_name="length", storage=f"sqlite:///{folder}/length/study.db")
+    study.set_user_attr("repeatable", False)
+    assert "it is not repeatable" in sweep("show", "length")
+
+
+def test_the_log_of_a_trial_of_a_function(studies: Path, sweep: Call) -> None:
+    """Its last lines when the trial failed"""
+    study = optuna.load_study(study_name="two", storage="sqlite:///.mlops_nb/sweeps/two/study.db")
+    for state in (optuna.trial.TrialState.FAIL, optuna.trial.TrialState.PRUNED):
+        trial = study.ask()
+        log = studies / f".mlops_nb/sweeps/two/{trial.number:04}/log.txt"
+        log.parent.mkdir()
+        log.write_text("".join(f"line {number}\n" for number in range(30)))
+        study.tell(trial, state=state)
+    lines = sweep("trial", "two", "4").splitlines()
+    assert lines[-21:] == ["log: .mlops_nb/sweeps/two/0004/log.txt", *(f"  line {number}" for number in range(10, 30))]
+    assert sweep("trial", "two", "5").splitlines()[-1] == "log: .mlops_nb/sweeps/two/0005/log.txt"
+    assert json.loads(sweep("trial", "two", "4", "--json"))["log"] == ".mlops_nb/sweeps/two/0004/log.txt"
+    assert "notebook" not in sweep("trial", "two", "0")
+
+
+def test_remove(studies: Path, sweep: Call) -> None:
+    """The folder is gone, unless the sweep runs; one that is damaged goes as well"""
+    folder = studies / ".mlops_nb/sweeps"
+    (folder / "length/0003").mkdir()
+    with sweep_lock(Project(studies), "length"):
+        assert "length: it runs; first end it: mlops-nb sweep stop length" in sweep("rm", "length", code=2)
+    assert sweep("rm", "length").startswith("removed .mlops_nb/sweeps/length: 1 trials, 0.")
+    assert not (folder / "length").exists()
+    assert (folder / "two").exists()
+    (folder / "two/study.db").write_text("no database")
+    assert json.loads(sweep("rm", "two", "--json"))["removed"] == ".mlops_nb/sweeps/two"
+    assert "did you mean" not in sweep("rm", "two", code=2)
 
 
 def test_a_study_made_by_hand(studies: Path, sweep: Call) -> None:
@@ -386,8 +463,8 @@ def coordinator(studies: Path) -> Iterator["subprocess.Popen[str]"]:
         process.kill()
 
 
-def started(root: Path, *words: str, **streams: Any) -> "subprocess.Popen[str]":
-    more = {"TERM": "xterm", "COLUMNS": "120", "LINES": "40"}
+def started(root: Path, *words: str, term: str = "xterm", **streams: Any) -> "subprocess.Popen[str]":
+    more = {"TERM": term, "COLUMNS": "120", "LINES": "40"}
     command = [sys.executable, "-m", "mlops_nb", "sweep", *words]
     return subprocess.Popen(command, cwd=root, env=environment(**more), text=True, **streams)
 
@@ -438,7 +515,7 @@ def test_watch_on_a_terminal(studies: Path, coordinator: "subprocess.Popen[str]"
     terminal = Terminal()
     streams = {"stdin": terminal.theirs, "stdout": terminal.theirs, "stderr": terminal.theirs}
     with started(studies, "watch", "length", **streams) as process:
-        terminal.until("trial 9 .*step 3: 2.5.*make.rows=")
+        terminal.until("trial 9 .*step 3: 2.5.*rows=")
         assert "9 of 12 trials: 9 from before" in terminal.text
         assert "count.length 6 (trial 5)" in terminal.text
         process.send_signal(signal.SIGINT)
@@ -520,6 +597,28 @@ def test_run_on_a_terminal(studies: Path) -> None:
     text = terminal.rest()
     assert text.rfind("\x1b[?25h") > text.rfind("\x1b[?25l") >= 0, "the cursor is back"
     assert "waiting" in text
+
+
+def test_a_dumb_terminal(studies: Path) -> None:
+    """The lines that a pipe gets; SIGTERM is told apart from Ctrl-C"""
+    (studies / "wait").touch()
+    terminal = Terminal()
+    streams = {"stdin": terminal.theirs, "stdout": terminal.theirs, "stderr": terminal.theirs}
+    with started(studies, "run", "none_yet", term="dumb", **streams) as process:
+        terminal.until(r"sweep none_yet: 5 trials[^\n]*\n[^\n]*trial 0: x=")
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(30) == 143
+    assert "\x1b" not in terminal.rest()
+
+
+def test_json_of_a_run(studies: Path) -> None:
+    """Lines go to standard error"""
+    streams = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    with started(studies, "run", "none_yet", "--json", **streams) as process:
+        out, said = process.communicate()
+    found = json.loads(out)
+    assert (process.returncode, found["state"], found["counts"]["complete"]) == (0, "finished", 5)
+    assert "sweep none_yet: 5 trials" in said
 
 
 def test_nobody_reads_any_more(studies: Path, coordinator: "subprocess.Popen[str]") -> None:
