@@ -416,6 +416,21 @@ def opened(chromium: Any) -> Iterator[Callable[[Path], Any]]:
     context.close()
 
 
+SIZES = """[...document.querySelectorAll('.plot')].map(plot => [
+  plot.querySelector('.main-svg').getBoundingClientRect().width, plot.clientWidth, getComputedStyle(plot).overflowX])"""
+
+
+def test_many_parameters(studies: Path, sweep: Call, opened: Callable[[Path], Any]) -> None:
+    """Slices stand in rows that can be read"""
+    study = make_study(Project(studies), "many", ["minimize"])
+    study.optimize(lambda trial: sum(trial.suggest_float(f"train.x{n}", 0, 1) for n in range(6)), n_trials=3)
+    sweep("report", "many", "-o", "many.html")
+    page = opened(studies / "many.html")
+    assert page.locator("h2", has_text="Slices").all_inner_texts() == ["Slices (1 of 2)", "Slices (2 of 2)"]
+    assert page.locator("#slice-0-1 .xtitle, #slice-0-1 .x2title").all_text_contents() == ["train.x4", "train.x5"]
+    assert all(drawn <= there + 1 for drawn, there, _ in page.evaluate(SIZES))
+
+
 def test_the_page(studies: Path, sweep: Call, opened: Callable[[Path], Any]) -> None:
     """Optuna's plots are drawn without a network, and what a trial raised is text"""
     assert sweep("report", "length") == ".mlops_nb/sweeps/length/report.html\n"
@@ -432,6 +447,10 @@ def test_the_page(studies: Path, sweep: Call, opened: Callable[[Path], Any]) -> 
     assert "trials 4, 6" in failure
     assert page.locator("#declared").inner_text().count("make.rows") == 1
     assert page.evaluate("document.documentElement.scrollWidth") <= 1000
+    sizes = page.evaluate(SIZES)
+    assert all(drawn <= there + 1 and scrolled == "hidden" for drawn, there, scrolled in sizes), (
+        "it is as wide as the page"
+    )
     sweep("report", "two", "-o", "two.html")
     page = opened(studies / "two.html")
     assert page.locator("#front .main-svg").count()
