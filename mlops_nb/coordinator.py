@@ -89,7 +89,7 @@ class Coordinator:
         self.last: dict[int, tuple[int, float]] = {}  # what a trial reported last
         self.why = ""  # no more trials are asked for
         self.began = self.saved = time.monotonic()
-        self.spent_before = float(record.study.user_attrs.get("spent", 0.0))
+        self.spent_before = float(record.facts.get("spent", 0.0))
         self.earlier: list[FrozenTrial] = []
 
     @cached_property
@@ -270,7 +270,7 @@ class Coordinator:
     def key_of(self, item: Next) -> str:
         "What a trial is known by"
         if "base" not in vars(self.keys):
-            before, now = self.record.study.user_attrs.get("code"), self.keys.code
+            before, now = self.record.facts.get("code"), self.keys.code
             if before not in (None, now):
                 self.observer.note("code or data have changed since this sweep ran; the results until then stay")
             if before != now:

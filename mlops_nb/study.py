@@ -164,20 +164,24 @@ def write_facts(storage: Any, trial: int, facts: Mapping[str, Any], system: Mapp
 @contextmanager
 def written(name: str, problem: str = "its study cannot be read or written") -> Iterator[None]:
     "A fault of the disk or the database, in words"
-    from optuna.exceptions import StorageInternalError
-    from sqlalchemy.exc import SQLAlchemyError
-
     try:
         yield
-    except BrokenPipeError:
-        raise
-    except (sqlite3.Error, SQLAlchemyError, StorageInternalError, OSError) as error:
+    except Exception as error:
+        if not _is_of_storage(error):
+            raise
         cause = getattr(error, "orig", None) or getattr(error.__cause__, "orig", None) or error
         seen = str(cause).splitlines()[0] if str(cause) else type(cause).__name__
         remedy = (
             f"put that right, and run it again; what is written stays, and the rest goes on: mlops-nb sweep run {name}"
         )
         raise SweepError(problem, place=name, seen=seen, remedy=remedy) from error
+
+
+def _is_of_storage(error: Exception) -> bool:
+    if isinstance(error, sqlite3.Error | OSError):
+        return not isinstance(error, BrokenPipeError)
+    kind = type(error)
+    return kind.__module__.startswith("sqlalchemy.") or kind.__name__ == "StorageInternalError"
 
 
 @contextmanager

@@ -11,11 +11,10 @@ import os
 import signal
 import sys
 import time
-import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from .coordinator import Coordinator, Summary
 from .executors import Assignment, Executor, environment_changes, restore_environment
@@ -26,12 +25,9 @@ from .provenance import host
 from .slots import Slots, machine
 from .space import Sweep, declaration, differences, read_sweep, trial_seed
 from .stage import sync
-from .study import SweepError, make_study, put_aside, sweep_folder, sweep_lock, trial_folder, written
+from .study import SweepError, put_aside, sweep_folder, sweep_lock, trial_folder, written
 from .sweep_observer import Observer
-from .sweep_record import record_of
-
-if TYPE_CHECKING:
-    from optuna import Study
+from .sweep_record import Record, open_record
 
 # %% ../nbs/23_sweep.ipynb #3ad58b98
 def run_sweep(
@@ -85,10 +81,10 @@ def _run_locked(
     if sweep.stages:
         for path in sync(project).changes:
             observer.note(f"sync wrote {path}")
-    study = make_study(project, sweep.name, [item.direction for item in sweep.objectives], sweep.storage)
-    _check_same(study, sweep, _fixed(project, sweep))
-    if fast or not sweep.repeatable:
-        study.set_user_attr("repeatable", False)
+    record = open_record(project, sweep.name, [item.direction for item in sweep.objectives], sweep.storage)
+    _check_same(record, sweep, _fixed(project, sweep))
+    if fast and record.facts.get("repeatable"):
+        record.set("repeatable", False)
     if not sweep.repeatable or fast:
         why = sweep.why_not_repeatable() or "--fast tells results as they come"
         observer.note(f"running it again will not repeat it: {why}")
@@ -97,7 +93,7 @@ def _run_locked(
     at_once = _at_once(sweep, slots, workers, fast, observer)
     executor = _executor(project, sweep, folder / "log.txt")
     with _ending():
-        summary = Coordinator(project, sweep, record_of(study), executor, slots, observer, at_once, fast).run()
+        summary = Coordinator(project, sweep, record, executor, slots, observer, at_once, fast).run()
     observer.end(summary)
     return summary
 
@@ -113,31 +109,27 @@ def _fixed(project: Project, sweep: Sweep) -> dict[str, Any]:
     return {name: value for name, value in values.items() if name not in varied}
 
 
-def _check_same(study: "Study", sweep: Sweep, fixed: Mapping[str, Any]) -> None:
+def _check_same(record: Record, sweep: Sweep, fixed: Mapping[str, Any]) -> None:
     "Refuse a study of another declaration; describe a new one"
-    from optuna.exceptions import ExperimentalWarning
-
-    now, known = declaration(sweep), study.user_attrs.get("declaration")
+    now, known = declaration(sweep), record.facts.get("declaration")
     if known is None:
-        study.set_user_attr("created", time.time())
-        study.set_user_attr("repeatable", sweep.repeatable)
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", ExperimentalWarning)
-            study.set_metric_names([item.name for item in sweep.objectives])
-        study.set_user_attr("fixed", fixed)
-        study.set_user_attr("declaration", json.dumps(now))
+        record.set("created", time.time())
+        record.set("repeatable", sweep.repeatable)
+        record.set("fixed", dict(fixed))
+        record.call_values([item.name for item in sweep.objectives])
+        record.set("declaration", json.dumps(now))
         return
-    changed = differences(json.loads(known), json.loads(json.dumps(now))) + _changed(study, fixed)
+    changed = differences(json.loads(known), json.loads(json.dumps(now))) + _changed(record.facts, fixed)
     if changed:
         remedy = f"undo that, or begin anew and keep what there is: mlops-nb sweep run {sweep.name} --fresh"
         place = f"sweeps.{sweep.name}"
         raise SweepError("not what it was", file="params.yaml", place=place, seen="; ".join(changed), remedy=remedy)
 
 
-def _changed(study: "Study", fixed: Mapping[str, Any]) -> list[str]:
+def _changed(facts: Mapping[str, Any], fixed: Mapping[str, Any]) -> list[str]:
     "What is other than in the trials of a study"
     now = json.loads(json.dumps(fixed))
-    known = study.user_attrs.get("fixed", now)
+    known = facts.get("fixed", now)
     names = [name for name in {**known, **now} if known.get(name) != now.get(name)]
     return [f"{name}: {known.get(name, 'nothing')} -> {now.get(name, 'nothing')}" for name in names]
 
@@ -203,7 +195,7 @@ def verify_trial(project: Project, name: str, number: int) -> list[str]:
     trial = next((one for one in study.trials if one.number == number), None)
     if trial is None:
         raise SweepError("no such trial", place=f"{name} {number}", remedy=f"see mlops-nb sweep trials {name}")
-    if changed := _changed(study, _fixed(project, sweep)):
+    if changed := _changed(study.user_attrs, _fixed(project, sweep)):
         raise SweepError("not what it was in the trial", file="params.yaml", place=name, seen="; ".join(changed))
     folder = f"{trial_folder(project, name, number)}-verified"
     assignment = Assignment(number, trial.params, trial_seed(sweep.seed, number), folder, timeout=sweep.trial_timeout)

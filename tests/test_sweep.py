@@ -29,7 +29,7 @@ from mlops_nb.ledger import Ledger
 from mlops_nb.notebook_trials import NotebookTrials
 from mlops_nb.project import Project, find_project
 from mlops_nb.study import SweepError, open_study, sweep_folder, trial_folder
-from mlops_nb.sweep import run_sweep
+from mlops_nb.sweep import run_sweep, verify_trial
 from mlops_nb.sweep_observer import Observer
 
 FUNCTIONS = '''
@@ -206,7 +206,7 @@ SAMPLERS = {
     "grid": function("bowl", STEPS, 12, sampler="grid"),
     "qmc": function("bowl", SPACE, sampler="qmc"),
     "cmaes": function("bowl", {"x": {"low": 0.0, "high": 0.9}, "y": {"low": 1.0, "high": 4.0}}, 16, sampler="cmaes"),
-    "gp": function("bowl", {"x": {"low": 0.0, "high": 0.9}, "y": {"low": 1.0, "high": 4.0}}, 14, sampler="gp"),
+    "gp": function("bowl", {"x": {"low": 0.0, "high": 0.9}, "y": {"low": 1.0, "high": 4.0}}, 13, sampler="gp"),
     "two": function("both", {k: SPACE[k] for k in "xy"}, 60, sampler="nsga2", minimize=["weight", "error"]),
     "constrained": function("both", {k: SPACE[k] for k in "xy"}, 16, minimize="weight", constraints=["error <= 1.3"]),
 }
@@ -343,12 +343,12 @@ def put_away(project: Project, name: str, to: str) -> None:
 
 @pytest.mark.parametrize("name", SAMPLERS)
 def test_the_same_trials_after_restarts(project: Project, name: str) -> None:
-    """One at a time in one go; and four at a time, interrupted twice"""
+    """One at a time in one go; and four at a time, interrupted"""
     total = SWEEPS[name]["trials"]
     assert sweep(project, name, workers=1).counts["left"] == 0
     first = told(project, name)
     put_away(project, name, f"{name}.1")
-    for interrupt in (total // 4, total // 3):
+    for interrupt in (total // 4, total // 3) if name == "tpe" else (total // 2,):
         summary = sweep(project, name, workers=4, watcher=Watcher(interrupt))
         assert summary.state == "interrupted"
         assert TrialState.RUNNING not in {one.state for one in trials(project, name)}
@@ -391,7 +391,7 @@ def test_many_interruptions(project: Project) -> None:
     sweep(project, name, workers=1)
     first = told(project, name)
     put_away(project, name, "stressed.0")
-    for number in (signal.SIGKILL, signal.SIGINT, signal.SIGKILL):
+    for number in (signal.SIGKILL, signal.SIGINT):
         before = states(project, name)["COMPLETE"]
         process = started(project, name, workers=3)
         until(lambda before=before: states(project, name)["COMPLETE"] > before)  # type: ignore[misc]
@@ -509,19 +509,22 @@ def test_a_killed_trial_is_seen_at_once(project: Project) -> None:
     done: list[Summary] = []
     (project.root / "hold").touch()
     before = len(said(project, "held"))
-    thread = threading.Thread(target=lambda: done.append(sweep(project, "held", watcher=watcher)))
+    thread = threading.Thread(target=lambda: done.append(sweep(project, "held", watcher=watcher)), daemon=True)
     thread.start()
-    first = until(lambda: len(found := said(project, "held")[before:]) == 2 and found)
-    killed = time.time()
-    os.kill(first[0]["pid"], signal.SIGKILL)
-    until(lambda: watcher.notes)
-    assert watcher.notes == ["trial 0: it was killed by SIGKILL; it runs again"]
-    assert watcher.times[0] - killed < 2
-    until(lambda: not alive(first[0]["child"]))
-    (project.root / "hold").unlink()
-    thread.join(30)
+    try:
+        line = until(lambda: len(found := said(project, "held")[before:]) == 2 and found)[0]
+        killed = time.time()
+        os.kill(line["pid"], signal.SIGKILL)
+        until(lambda: watcher.times)
+        assert watcher.times[0] - killed < 2
+        until(lambda: not alive(line["child"]))
+    finally:
+        (project.root / "hold").unlink()
+        thread.join(30)
+    again = next(one for one in trials(project, "held") if one.params["x"] == line["x"])
+    assert watcher.notes == [f"trial {again.number}: it was killed by SIGKILL; it runs again"]
+    assert again.user_attrs["causes"] == ["it was killed by SIGKILL"]
     assert done[0].counts == {"complete": 6, "left": 0}
-    assert trials(project, "held")[0].user_attrs["causes"] == ["it was killed by SIGKILL"]
     put_away(project, "held", "held.3")
 
 
@@ -911,6 +914,9 @@ def test_notebooks_are_the_same_after_a_restart(stages: Project) -> None:
         assert {run.trial for run in runs} == {f"lengths/{one.number}"}
         assert one.user_attrs["memory_mb"] > 1
     assert not (stages.root / "out").exists()
+    best = open_study(stages, "lengths").best_trial
+    assert verify_trial(stages, "lengths", best.number) == []
+    assert (stages.root / f"{best.user_attrs['folder']}-verified/out/table.csv").exists()
 
 
 def test_everything_that_goes_wrong_in_a_notebook(stages: Project) -> None:
