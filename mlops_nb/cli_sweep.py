@@ -17,6 +17,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from contextlib import suppress
 from functools import cache, partial
 from pathlib import Path
@@ -37,11 +38,10 @@ from mlops_nb.cli_study import (
     write_page,
 )
 from .errors import CheckFailed, DependencyError, MlopsError, nearest
-from .sweep_observer import Observer
 
 if TYPE_CHECKING:
     from mlops_nb.project import Project
-    from mlops_nb.sweep_observer import Result
+    from mlops_nb.sweep_observer import Observer, Result
 
 # %% ../nbs/49h_cli_sweep.ipynb #262d3e5b
 def do_sweep(options: argparse.Namespace) -> None:
@@ -105,11 +105,22 @@ def _run(options: argparse.Namespace, project: "Project", name: str, ended_by: "
     earlier = cache(partial(_best_before, project, name))
     log = SweepLog(sweep_folder(project, name) / "log.txt", options.detached, earlier)
     others = [] if options.detached else [Lines(sys.stderr.write, earlier) if options.json else chosen(earlier)]
-    observer = Several(ended_by, *others, log)
+    observer = Several(_when_it_begins(ended_by.listen), *others, log)
     try:
         return run_sweep(project, name, options.workers, options.fresh, options.fast, observer).state
     finally:
         observer.close()
+
+
+def _when_it_begins(action: Callable[[], None]) -> "Observer":
+    "The sweep has handlers of signals by then, which do not tell which signal it was"
+    from mlops_nb.sweep_observer import Observer
+
+    class Begun(Observer):
+        def begin(self, sweep: object, done: int, total: int | None) -> None:
+            action()
+
+    return Begun()
 
 
 def _best_before(project: "Project", name: str) -> "list[Result]":
@@ -139,15 +150,11 @@ def _conclude(project: "Project", name: str, as_data: bool) -> None:
 ENDING = [name for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]  # Windows has no hang-up
 
 
-class Signals(Observer):
+class Signals:
     "Ends a sweep as Ctrl-C does, and knows which signal it was"
 
     def __init__(self) -> None:
         self.number = int(signal.SIGINT)
-        self.listen()
-
-    def begin(self, sweep: object, done: int, total: int | None) -> None:
-        "The sweep has handlers of its own by now, which do not tell"
         self.listen()
 
     def listen(self) -> None:
