@@ -28,6 +28,7 @@ from .stage import sync
 from .study import SweepError, put_aside, sweep_folder, sweep_lock, trial_folder, written
 from .sweep_observer import Observer
 from .sweep_record import Record, open_record
+from .trial_keys import Known
 
 # %% ../nbs/23_sweep.ipynb #3ad58b98
 def run_sweep(
@@ -47,6 +48,7 @@ def run_sweep(
         with _held(project, name):
             if fresh and (sweep_folder(project, name) / "coordinator.json").exists():
                 aside = put_aside(project, name, sweep.storage)
+                Known(project).rename(name, aside)
                 observer.note(f"the sweep that was there is {aside} now")
                 sweep_folder(project, name).mkdir(parents=True, exist_ok=True, mode=0o700)
             return _run_locked(project, sweep, slots, workers, fast, observer)

@@ -99,6 +99,12 @@ class Known:
         with suppress(sqlite3.Error):  # without it, the trial would run again
             self.database.execute("INSERT OR IGNORE INTO known VALUES (?, ?, ?)", [key, trial, outcome.as_json()])
 
+    def rename(self, old: str, new: str) -> None:
+        "A sweep has another name now"
+        begin, query = f"{old}/", "UPDATE known SET trial = ? || substr(trial, ?) WHERE substr(trial, 1, ?) = ?"
+        with suppress(sqlite3.Error):
+            self.database.execute(query, [f"{new}/", len(begin) + 1, len(begin), begin])
+
     @cached_property
     def database(self) -> sqlite3.Connection:
         "The file"
