@@ -1312,6 +1312,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                    'mlops_nb.observer.forget': ('observer.html#forget', 'mlops_nb/observer.py'),
                                    'mlops_nb.observer.hook_of': ('observer.html#hook_of', 'mlops_nb/observer.py'),
                                    'mlops_nb.observer.is_environment': ('observer.html#is_environment', 'mlops_nb/observer.py'),
+                                   'mlops_nb.observer.is_no_late_message': ('observer.html#is_no_late_message', 'mlops_nb/observer.py'),
                                    'mlops_nb.observer.load_ipython_extension': ( 'observer.html#load_ipython_extension',
                                                                                  'mlops_nb/observer.py'),
                                    'mlops_nb.observer.load_sources': ('observer.html#load_sources', 'mlops_nb/observer.py')},

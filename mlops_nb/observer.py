@@ -5,10 +5,11 @@
 # %% auto #0
 __all__ = ['SKIPPED', 'KNOWN', 'PLAN', 'SEEN', 'CREATES', 'WRITES', 'SYSTEM', 'NEAR', 'MANY', 'Folder', 'Places',
            'is_environment', 'ChangedCode', 'Observer', 'forget', 'Loader', 'load_sources', 'hook_of',
-           'load_ipython_extension']
+           'is_no_late_message', 'load_ipython_extension']
 
 # %% ../nbs/12c_observer.ipynb #4b7ad22b
 import json
+import logging
 import os
 import sys
 import threading
@@ -315,11 +316,17 @@ def hook_of(observer: Observer) -> Callable[[str, Any], None]:
     return hook
 
 
+def is_no_late_message(record: logging.LogRecord) -> bool:
+    "A kernel that ends may get one more message, for which its sockets are closed already: nobody need know"
+    return "ZMQStream callback" not in record.getMessage()
+
+
 def load_ipython_extension(shell: Any) -> None:
     "The kernel of a job begins: `%params` as in every kernel; with a plan beside its connection file it is observed"
     from ipykernel.kernelapp import IPKernelApp
 
     shell.extension_manager.load_extension("mlops_nb.magics")
+    logging.getLogger("tornado.general").addFilter(is_no_late_message)
     folder = Path(IPKernelApp.instance().connection_file).parent
     if (folder / PLAN).is_file():
         plan = json.loads((folder / PLAN).read_text(encoding="utf-8"))
