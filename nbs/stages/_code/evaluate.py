@@ -14,7 +14,7 @@ mistakes_shown: int
 #   mlops_nb/errors.py 37f2aee6d1ab7ea8
 #   mlops_nb/evaluate.py 2f9e4d8b27dd0a81
 #   mlops_nb/interface.py b47944daa7b6a484
-#   mlops_nb/network.py bc95cc38267ec968
+#   mlops_nb/network.py 4b01604e8342f7f2
 
 # Packages that all of these import: the version that the lock pins
 #   matplotlib 3.11.2
@@ -82,6 +82,7 @@ for axis, row in zip(axes[0], rows, strict=False):
     axis.set_title(''.join((format(labels[row]), ' as ', format(said), '\n', format(network[row, said], f'.0%'), ' sure')), fontsize=9)
 table = pd.DataFrame(network, columns=[f'probability_{digit}' for digit in range(10)])
 table.insert(0, 'label', labels)
+table.insert(0, 'row', range(len(table)))
 table.to_parquet(predictions, index=False)
 kept = measured['network'] | {'baseline_accuracy': measured['baseline']['accuracy']}
 kept['gain_over_baseline'] = round(kept['accuracy'] - kept['baseline_accuracy'], 6)

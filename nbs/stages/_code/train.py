@@ -6,6 +6,7 @@ validation: In = 'artifacts/validation.parquet'
 model: Out = 'artifacts/model.safetensors'
 metrics: Metrics = 'reports/train/metrics.json'
 curves: Plots = 'reports/train/curves'
+architecture: Literal['convolutional', 'linear']
 epochs: int
 patience: int
 batch_size: int
@@ -21,7 +22,7 @@ threads: int
 #   mlops_nb/__init__.py 47fe77a8e28d9603
 #   mlops_nb/errors.py 37f2aee6d1ab7ea8
 #   mlops_nb/interface.py b47944daa7b6a484
-#   mlops_nb/network.py bc95cc38267ec968
+#   mlops_nb/network.py 4b01604e8342f7f2
 #   mlops_nb/pruning.py 1a1faeb9d671e546
 #   mlops_nb/training.py b79aac49861ec848
 #   mlops_nb/trial.py 8749f3a7c47405e5
@@ -29,6 +30,7 @@ threads: int
 # Packages that all of these import: the version that the lock pins
 #   dvclive 3.49.1
 #   matplotlib 3.11.2
+#   numpy 2.4.6
 #   pandas 3.1.1
 #   pytorch-lightning 2.6.6
 #   safetensors 0.8.0
@@ -97,7 +99,6 @@ threads: int
 #   mpmath 1.3.0
 #   multidict 7.2.1
 #   networkx 3.6.1
-#   numpy 2.4.6
 #   nvidia-ml-py 13.615.71
 #   omegaconf 2.3.1
 #   orjson 3.13.0
@@ -156,7 +157,7 @@ import matplotlib.pyplot as plt
 import pandas as pd
 import torch
 from pytorch_lightning import seed_everything
-from mlops_nb.network import ConvolutionalNetwork, save_network
+from mlops_nb.network import ConvolutionalNetwork, LinearNetwork, save_network
 from mlops_nb.training import Classifier, fit
 
 def read(path: str) -> tuple[torch.Tensor, torch.Tensor]:
@@ -166,7 +167,7 @@ def read(path: str) -> tuple[torch.Tensor, torch.Tensor]:
 images, labels = read(train)
 (images.shape, labels.shape)
 seed_everything(seed, verbose=False)
-network = ConvolutionalNetwork(channels, dropout=dropout)
+network = LinearNetwork() if architecture == 'linear' else ConvolutionalNetwork(channels, dropout=dropout)
 fitted = fit(Classifier(network, learning_rate, optimizer, shift), (images, labels), read(validation), epochs=epochs, batch_size=batch_size, patience=patience, seed=seed, threads=threads, curves=curves)
 print(f'device and precision: {fitted.device}; best epoch {fitted.best_epoch} of {len(fitted.curves)}')
 history = pd.DataFrame(fitted.curves)
