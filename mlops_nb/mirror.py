@@ -152,6 +152,8 @@ def _nbdev_export(root: Path, quick: bool) -> None:
         stack.enter_context(_without("IN_TEST"))  # in which nbdev exports nothing
         if quick:
             stack.enter_context(_once(config, "_load_toml"))
+            stack.enter_context(_once(config, "_find_nbdev_pyproject"))
+            stack.enter_context(_quick_summaries(config))
             stack.enter_context(_once(ast, "parse"))
             stack.enter_context(_no_collection())
         doclinks.nbdev_export.__wrapped__(symlinks=False)
@@ -174,6 +176,28 @@ def _once(module: Any, name: str) -> Iterator[None]:
         yield
     finally:
         setattr(module, name, function)
+
+
+@contextmanager
+def _quick_summaries(config: Any) -> Iterator[None]:
+    "nbdev parses each module for its docstring, and passes over all that are short"
+    function = getattr(config, "_mod_docstr", None)
+    if function is None:
+        yield
+        return
+    config._mod_docstr = lambda path: "" if _has_short_docstring(path) else function(path)
+    try:
+        yield
+    finally:
+        config._mod_docstr = function
+
+
+def _has_short_docstring(path: Path) -> bool:
+    "Is it the whole first line?"
+    with path.open("rb") as file:
+        line = file.readline().strip()
+    quoted = line.startswith(b'"""') and line.endswith(b'"""')
+    return quoted and line.count(b'"""') == 2 and b"\\" not in line
 
 
 @contextmanager
@@ -290,7 +314,7 @@ class _Memory:
         if not (self.place.parent.is_dir() and os.access(self.place.parent, os.W_OK)):
             yield
             return
-        lock = FileLock(self.place.with_suffix(".lock"), timeout=PATIENCE, mode=0o600)
+        lock = FileLock(self.place.with_suffix(".lock"), timeout=PATIENCE, mode=0o600, poll_interval=0.005)
         with suppress(Timeout):
             lock.acquire()
         try:

@@ -187,7 +187,7 @@ def test_a_secret_is_in_nothing_that_is_written(warm: str, end: str, small: Path
     run("mlops-nb", "report", record.id, cwd=small, **secret)
     log = RunFolder(Project(small), record.id).log.read_text()
     assert "plain •••" in log
-    assert "in pieces •••" in log
+    assert "in pieces •••" in log, log
     assert record.parameters["token"] == {"value": "API_TOKEN", "origin": "notebook"}
     said = done.stdout + done.stderr + run("mlops-nb", "runs", "show", record.id, cwd=small).stdout
     for form in (VALUE, repr(VALUE)[1:-1], json.dumps(VALUE)[1:-1], quote(VALUE), "forty-two", "k3y-"):
