@@ -34,6 +34,7 @@ class Settings:
     notebooks: bool = False  # pytest runs the project's notebooks as tests
     notebook_tests: dict[str, Any] = field(default_factory=dict)  # how; see mlops_nb.notebook_tests
     notebook_outputs: dict[str, Any] = field(default_factory=dict)  # how stored outputs are compared
+    models: dict[str, Any] = field(default_factory=dict)  # what is registered; see mlops_nb.declared
 
 
 def read_settings(root: Path) -> Settings:

@@ -18,6 +18,8 @@ from io import StringIO
 from pathlib import Path
 from typing import Any
 
+from .declared import declared_models, with_artifacts
+
 from .cache import read_yaml
 from .errors import CheckFailed, MlopsError, NotebookError, StageError
 from .fingerprint import CODE, NAMES, Fingerprints, StageCode, code_cache
@@ -230,13 +232,15 @@ def make_plan(project: Project) -> Plan:
         stages = read_stages(project, cells, broken)
         fingerprints = Fingerprints(project, cache)
         codes = _codes(fingerprints, stages, broken)
-    present = _present_stages(read_yaml(project, project.root / "dvc.yaml"))
+    written = read_yaml(project, project.root / "dvc.yaml")
+    present = _present_stages(written)
     stages = _fitting(project, {name: stages[name] for name in codes}, params, broken, present)
     lost, codes = {stage_name(Path(file)) for file in broken}, {name: codes[name] for name in stages}
     added = _with_defaults(params, stages)
     unread = {file: error for file, error in broken.items() if stage_name(Path(file)) in present}
     texts = _code_texts(project, fingerprints, codes, unread, before)
-    texts["dvc.yaml"] = dvc_yaml(project, before.get("dvc.yaml", ""), stages, lost, present)
+    dvc_text = dvc_yaml(project, before.get("dvc.yaml", ""), stages, lost, present)
+    texts["dvc.yaml"] = with_artifacts(dvc_text, declared_models(project.settings), written.get("artifacts"))
     if added.text:
         texts["params.yaml"] = added.text
     unclear = [what for code in codes.values() for what in code.closure.unclear]
