@@ -6,7 +6,6 @@
 __all__ = ['COLOURS', 'describe_output', 'NoKernel', 'Ordinary']
 
 # %% ../nbs/45a_ordinary.ipynb #ecbced7f
-import asyncio
 import re
 import tempfile
 import time
@@ -153,7 +152,9 @@ class Ordinary:
         "Shut it down"
         with suppress(Exception):
             if getattr(self.client, "km", None) is not None:
-                asyncio.run(self._shutdown())
+                from jupyter_core.utils import run_sync
+
+                run_sync(self._shutdown)()
         self.sockets.cleanup()
 
     async def _shutdown(self) -> None:
