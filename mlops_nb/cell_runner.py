@@ -12,6 +12,7 @@ import asyncio
 import base64
 import builtins
 import linecache
+import os
 import pickle
 import re
 import sys
@@ -22,6 +23,7 @@ from contextlib import suppress
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
+from zlib import crc32
 
 from .cell_log import Log, Streams
 
@@ -170,8 +172,7 @@ class Runner:
         shell.config.HistoryManager.enabled = False
         shell.init_history()
         shell.init_user_ns()
-        compiler, name_of = shell.compile, shell.compile.get_code_name
-        compiler.get_code_name = lambda raw, code, count: self._name(name_of(raw, code, count), raw)
+        shell.compile.get_code_name = lambda raw, code, count: self._name(raw)
         builtins.input = _refuse_input
 
     def begin(
@@ -182,18 +183,21 @@ class Runner:
         modules: Mapping[str, Sequence[Any]],  # id of a cell to its place in a module: file, lines above, first, last
     ) -> None:
         "In a fork: what each kernel does by itself"
+        from ipykernel.compiler import get_tmp_directory
+
         self.tell, self.file, self.root, self.modules = tell, file, root, modules
         if modules:
             self.shell.ast_transformers.append(self.mover)
+        self.folder = get_tmp_directory()
         self.application.init_gui_pylab()
         self.application.init_extensions()
         self.application.init_code()
         self.loop = asyncio.new_event_loop()
         asyncio.set_event_loop(self.loop)
 
-    def _name(self, name: str, raw: str) -> str:
-        "The name under which a cell is compiled"
-        blank = _blank_lines(raw)
+    def _name(self, raw: str) -> str:
+        "The name under which a cell is compiled; a kernel's hash of the source takes longer than many cells"
+        name, blank = f"{self.folder}{os.sep}{crc32(raw.encode('utf-8', 'surrogatepass'))}.py", _blank_lines(raw)
         if self.id not in self.modules:
             self.places[name] = [(0, sys.maxsize, self.number, blank)]
             return name
