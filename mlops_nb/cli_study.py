@@ -21,6 +21,7 @@ from .screen import plain, table
 
 if TYPE_CHECKING:
     import optuna
+    from mlops_nb.study_file import StudyFile
 
     from mlops_nb.project import Project
     from mlops_nb.sweep_table import Record, Trial
@@ -64,11 +65,13 @@ def storage_of(project: "Project", name: str) -> str:
     return str(declared.get("storage") or "") if isinstance(declared, dict) else ""
 
 
-def open_record(project: "Project", name: str) -> "tuple[optuna.Study, Record]":
+def open_record(project: "Project", name: str) -> "tuple[optuna.Study | StudyFile, Record]":
     "The study of a sweep, and what it says"
     from dataclasses import replace
 
-    from mlops_nb.study import open_study, sweep_names
+    from mlops_nb.study_file import read_study
+
+    from mlops_nb.study import sweep_names
     from mlops_nb.sweep_table import read_record
 
     storage, known = storage_of(project, name), known_sweeps(project)
@@ -76,7 +79,7 @@ def open_record(project: "Project", name: str) -> "tuple[optuna.Study, Record]":
         raise MlopsError("no such sweep", place=name, remedy=nearest(name, known))
     if not storage and name not in sweep_names(project):
         raise MlopsError("it has not run yet", place=name, remedy=f"mlops-nb sweep run {name}")
-    study = open_study(project, name, storage)
+    study = read_study(project, name, storage)
     record = read_record(study)  # one that was put aside has its old name in the file, and its trials their old folders
     trials = [replace(trial, folder=_folder(project, name, trial.number)) for trial in record.trials]
     return study, replace(record, name=name, trials=tuple(trials))
@@ -326,7 +329,7 @@ def no_best(record: "Record") -> MlopsError:
 # %% ../nbs/49gs_cli_study.ipynb #7e4e91dd
 def write_page(options: argparse.Namespace, project: "Project") -> None:
     "Write the page of a sweep, and print where"
-    from mlops_nb.study import sweep_folder
+    from mlops_nb.study import open_study, sweep_folder
     from mlops_nb.sweep_report import write_sweep_report
     from mlops_nb.sweep_rows import as_json
 
@@ -335,7 +338,8 @@ def write_page(options: argparse.Namespace, project: "Project") -> None:
     if path.suffix not in (".html", ".htm") or path.is_dir():
         wish = "the path of a page, as sweep.html"
         raise MlopsError("cannot be written", place="-o", expected=wish, seen=options.output, remedy="add .html")
-    study, record = open_record(project, name)
+    record = open_record(project, name)[1]
+    study = open_study(project, name, storage_of(project, name))  # Optuna's own, for its pictures
     write_sweep_report(study, record, path, planned(project, name)[0])
     shown = options.output or project.relative(path)
     print(as_json({"sweep": name, "page": shown}) if options.json else shown)

@@ -32,6 +32,7 @@ from mlops_nb.sweep_observer import (
 
 if TYPE_CHECKING:
     import optuna
+    from mlops_nb.study_file import StudyFile
 
 # %% ../nbs/23b_sweep_table.ipynb #f25163ef
 STATES = {"WAITING": "waiting", "RUNNING": "running", "COMPLETE": "complete", "PRUNED": "pruned", "FAIL": "failed"}
@@ -163,7 +164,7 @@ class Record:
         return [Failure(trials[0].kind, trials[0].cause, tuple(trial.number for trial in trials)) for trials in ordered]
 
 # %% ../nbs/23b_sweep_table.ipynb #6ce4763d
-def read_record(study: "optuna.Study") -> Record:
+def read_record(study: "optuna.Study | StudyFile") -> Record:
     "What a study says"
     attrs = study.user_attrs
     declaration = _declaration(attrs.get("declaration"))
@@ -196,7 +197,7 @@ def _constraint(text: str) -> Constraint:
     return Constraint(name, ">=" if relation == ">=" else "<=", float(bound))
 
 
-def _objectives(study: "optuna.Study") -> tuple[Objective, ...]:
+def _objectives(study: "optuna.Study | StudyFile") -> tuple[Objective, ...]:
     "Those of a study that was made by hand"
     count = len(study.directions)
     names = study.metric_names or (["value"] if count == 1 else [f"value {place}" for place in range(count)])
