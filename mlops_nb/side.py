@@ -6,7 +6,7 @@
 __all__ = ['Predict', 'Model', 'Side', 'name_of']
 
 # %% ../nbs/31c_side.ipynb #6557cc34
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -42,7 +42,7 @@ class Side:
 
     model: Model
     predict: str | Predict | None = None  # module:function, or a function
-    root: Path | None = None  # of the project, from which that is imported; the working directory when not given
+    sources: Sequence[Path] = ()  # of the project, from which that is imported
     columns: tuple[str, ...] = ()  # of the predictions, which are needed
     latencies: dict[int, "Latency"] = field(default_factory=dict)  # by batch
 
@@ -96,7 +96,7 @@ class Side:
             remedy = 'write predict = "module:function" under [tool.mlops_nb.models.NAME] in pyproject.toml'
             raise MetricError("a latency without a function to call", file=self.model.name, remedy=remedy)
         weights, inputs = self._file(self.model.weights, "weights"), self._file(self.model.inputs, "held-out rows")
-        return latency(name_of(self.predict), weights, inputs, batch, self.root)
+        return latency(name_of(self.predict), weights, inputs, batch, self.sources)
 
     def _known(self, values: Mapping[str, Any], name: str, where: str) -> Any:
         try:
