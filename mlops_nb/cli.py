@@ -27,9 +27,11 @@ def do_completion(options: argparse.Namespace) -> None:
 
 STAGE_NAMES = {
     "bash": '_mlops_nb_stages() { compgen -W "$(mlops-nb status --names 2>/dev/null)" -- "$1"; }\n'
-    '_mlops_nb_sweeps() { compgen -W "$(mlops-nb sweep list --names 2>/dev/null)" -- "$1"; }',
+    '_mlops_nb_sweeps() { compgen -W "$(mlops-nb sweep list --names 2>/dev/null)" -- "$1"; }\n'
+    '_mlops_nb_models() { compgen -W "$(mlops-nb model list --names 2>/dev/null)" -- "$1"; }',
     "zsh": '_mlops_nb_stages() { compadd -- ${(f)"$(mlops-nb status --names 2>/dev/null)"}; }\n'
-    '_mlops_nb_sweeps() { compadd -- ${(f)"$(mlops-nb sweep list --names 2>/dev/null)"}; }',
+    '_mlops_nb_sweeps() { compadd -- ${(f)"$(mlops-nb sweep list --names 2>/dev/null)"}; }\n'
+    '_mlops_nb_models() { compadd -- ${(f)"$(mlops-nb model list --names 2>/dev/null)"}; }',
 }
 
 COMMANDS["completion"] = Command(
@@ -84,7 +86,8 @@ def parser() -> argparse.ArgumentParser:
             if words in (("stage",), ("id",), ("--stage",)):
                 argument.complete = dict.fromkeys(STAGE_NAMES, "_mlops_nb_stages")  # type: ignore[attr-defined]
             elif words == ("name",):
-                argument.complete = dict.fromkeys(STAGE_NAMES, "_mlops_nb_sweeps")  # type: ignore[attr-defined]
+                completer = "_mlops_nb_models" if name == "model" else "_mlops_nb_sweeps"
+                argument.complete = dict.fromkeys(STAGE_NAMES, completer)  # type: ignore[attr-defined]
         made.add_argument("--debug", action="store_true", default=argparse.SUPPRESS, help=argparse.SUPPRESS)
     return top
 

@@ -16,6 +16,7 @@ from .cli_ci import do_ci, do_doctor
 from .cli_guard import do_check, do_export
 from .cli_jobs import do_report, do_run, do_runs
 from .cli_kernel import do_kernel
+from .cli_model import do_model
 from .cli_repro import do_exp, do_repro
 from .cli_stages import do_status, do_sync, do_why
 from .cli_sweep import do_sweep
@@ -302,6 +303,70 @@ COMMANDS = {
             (("--port",), {"type": int, "metavar": "N", "help": "dashboard: its port (default: 8080, or a free one)"}),
             (("--names",), {"action": "store_true", "help": "list: only the names"}),
             (("--detached",), {"action": "store_true", "help": argparse.SUPPRESS}),
+            JSON,
+        ],
+    ),
+    "model": Command(
+        do_model,
+        "mlops-nb model register digits --bump minor\n  mlops-nb model promote digits@v0.1.0\n"
+        "  mlops-nb model rollback digits --because 'it fails on sevens'\n  mlops-nb model list",
+        [
+            (
+                ("action",),
+                {
+                    "nargs": "?",
+                    "default": "list",
+                    "choices": [
+                        "list",
+                        "register",
+                        "gate",
+                        "promote",
+                        "rollback",
+                        "demote",
+                        "live",
+                        "show",
+                        "history",
+                        "compare",
+                        "verify",
+                        "pull",
+                        "push",
+                    ],
+                    "help": "what to do (default: list)",
+                },
+            ),
+            (
+                ("name",),
+                {
+                    "nargs": "*",
+                    "metavar": "NAME",
+                    "help": "a model, or a version: digits@v0.1.0, digits@champion",
+                },
+            ),
+            (
+                ("--bump",),
+                {"choices": ["major", "minor", "patch"], "help": "register: the number to count up (default: patch)"},
+            ),
+            (
+                ("--as",),
+                {
+                    "dest": "alias",
+                    "choices": ["champion", "challenger"],
+                    "help": "promote: to what (default: champion)",
+                },
+            ),
+            (
+                ("--because",),
+                {"metavar": "TEXT", "help": "register, promote, rollback, demote: why; kept for ever"},
+            ),
+            (("--force",), {"action": "store_true", "help": "promote: against the gate; rollback: without the files"}),
+            (("--to",), {"metavar": "VERSION", "help": "rollback: to this champion (default: the one before)"}),
+            (
+                ("--from",),
+                {"dest": "taken_from", "choices": ["champion", "challenger"], "help": "demote: what it is no longer"},
+            ),
+            (("--remote",), {"default": "", "metavar": "NAME", "help": "a DVC remote (default: DVC's default)"}),
+            (("--discard",), {"action": "store_true", "help": "pull: put aside entries that contradict the remote's"}),
+            (("--names",), {"action": "store_true", "help": "list: only the names of the models"}),
             JSON,
         ],
     ),

@@ -137,7 +137,7 @@ class Lineage:
         "The payload, without what every entry has"
         source, model = self.source, self.source.model
         files = self.files()
-        code = {name: text for name in source.stages if (text := self.code(name))}
+        code = {name: self.code(name) for name in source.stages}
         return {
             "stage": source.writer(model.path),
             "weights": files[model.path].as_json(),
@@ -166,9 +166,9 @@ class Lineage:
         return {"path": path, "md5": str(self.source.outs[path][1].get("md5", ""))} if path in self.source.outs else {}
 
     def code(self, stage: str) -> str:
-        "The normalised code of a stage; empty for one without a notebook"
+        "The normalised code of a stage; the command of one without a notebook, whose programs are among the data"
         code = self.source.survey.plan.codes.get(stage)
-        return code.text if code else ""
+        return code.text if code else canonical({"cmd": self.source.survey.entries[stage].get("cmd")})
 
     def params(self) -> dict[str, Any]:
         "The values by stage, as dvc.lock has them"
@@ -218,6 +218,7 @@ class Lineage:
             last = line_of(self.project.root, "log", "-1", "--format=%H %cI", "--", tracked).partition(" ")
             yield {
                 "path": path, "md5": dep.get("md5", ""), "size": dep.get("size", 0), "tracked_by": tracked,
+                "kept_by": "dvc" if tracked.endswith(".dvc") else "git",
                 "commit": last[0], "when": last[2],
             }  # fmt: skip
 

@@ -112,7 +112,7 @@ class Entry:
 
 # %% ../nbs/32_registry.ipynb #2ad50bfb
 FIELDS = (
-    "refname:strip=2", "objectname", "*objectname", "objecttype", "taggername", "taggeremail:trim", "taggerdate:unix",
+    "refname", "objectname", "*objectname", "objecttype", "taggername", "taggeremail:trim", "taggerdate:unix",
     "contents:subject", "contents:body", "contents:signature",
 )  # fmt: skip
 FORMAT = "%00".join(f"%({name})" for name in FIELDS) + "%00"
@@ -122,8 +122,7 @@ def read_entries(root: Path, where: str = "refs/tags/") -> list[Entry]:
     "The entries of all models, in their order"
     words = git(root, "for-each-ref", f"--format={FORMAT}", where).split("\0")
     rows = [words[place : place + len(FIELDS)] for place in range(0, len(words) - 1, len(FIELDS))]
-    strip = where.removeprefix("refs/tags/")  # of refs kept elsewhere the tag's name is the end
-    rows = [[row[0].lstrip("\n").removeprefix(strip.removeprefix("refs/")), *row[1:]] for row in rows]
+    rows = [[row[0].strip().removeprefix(where), *row[1:]] for row in rows]
     found = [entry for row in rows if row[3] == "tag" and (entry := _entry(row))]
     commits = {(entry.model, entry.commit): entry.version for entry in found if entry.kind == "register"}
     sure = [entry if entry.version else _at(entry, commits) for entry in found]
