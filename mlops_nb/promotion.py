@@ -13,9 +13,8 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
-from .judgement import judge_version, lineage_of
-
 from .errors import CheckFailed, MlopsError, nearest
+from .judgement import judge_version, lineage_of
 from .lineage import clean_commit, read_lineage
 from .model_files import bring, files_of, folder_of, place
 from .project import Project
@@ -128,7 +127,7 @@ def promote(
     except MlopsError as error:
         if not force:
             raise
-        problem = str(error)
+        problem = f"{error.place}: {error.problem}" if error.place else error.problem
     if decision and decision.verdict != "promote" and not force:
         raise refused(project, model, entry, alias, decision, because)
     forced = force and (decision is None or decision.verdict != "promote")
