@@ -179,7 +179,8 @@ def execute(job: Job, progress: Progress, run_id: str = "") -> Run:
             write_text(folder.record, run.as_json())
             (folder.path / "reserve").write_bytes(b"." * RESERVE)
             witness.facts.start()
-            _run_whole(job, run, witness)
+            with witness.ledger.held():
+                _run_whole(job, run, witness)
             run.state, run.exit_code = "succeeded", 0
         except LedgerError:  # nothing has begun
             witness.guard.end()

@@ -12,6 +12,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import lru_cache
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,7 @@ from .graph import Stage
 from .hashes import digest
 from .imports import Closure, Modules, follow, notebook_source, source_from_json
 from .locks import LOCKS, read_distributions, read_lock
-from .notebook import read_notebook
+from .notebook import Cell, Notebook, read_notebook
 from .project import Project, read_text, write_text
 
 # %% ../nbs/09a_fingerprint.ipynb #e72e8204
@@ -56,6 +57,12 @@ class StageCode:
     unpinned: list[str] = field(default_factory=list)  # packages that it imports and the lock does not pin
 
 
+@lru_cache(maxsize=64)
+def _in_memory(file: str, cells: tuple[Cell, ...]) -> str:
+    "The source of a notebook, as JSON; a sweep asks for the same one at each trial"
+    return json.dumps(notebook_source(Notebook(file, {}, [*cells])).as_json())
+
+
 class Fingerprints:
     "Makes the texts, and reads each file once"
 
@@ -75,9 +82,10 @@ class Fingerprints:
         notebook, path = stage.notebook, self.project.root / stage.notebook.file
 
         def compute() -> Any:  # from the file as it is now, whose stamp the cache has
-            return notebook_source(read_notebook(path, notebook.file) if self.cache else notebook).as_json()
+            return notebook_source(read_notebook(path, notebook.file)).as_json()
 
-        source = source_from_json(self.cache.of(path, compute, "stage") if self.cache else compute())
+        known = json.loads(_in_memory(notebook.file, tuple(notebook.cells))) if self.cache is None else None
+        source = source_from_json(self.cache.of(path, compute, "stage") if self.cache else known)
         closure = follow(source, self.modules, notebook.file)
         owners = {package: self.packages.owners(package) for package in sorted(closure.packages)}
         versions = self.packages.lock.versions

@@ -166,6 +166,8 @@ def _file_above(project: Project, path: str) -> str | None:
     for parent in Path(path).parents:
         if (project.root / parent).is_file():
             return parent.as_posix()
+    if path.startswith(f"{project.relative(project.state)}/"):
+        return None
     listed = ["git", "-C", str(project.root), "ls-files", "--error-unmatch", "--", path]
     tracked = subprocess.run(listed, capture_output=True, check=False).returncode == 0
     return f"{path}, which git tracks" if tracked else None

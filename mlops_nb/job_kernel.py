@@ -122,7 +122,23 @@ def memory(pid: int) -> int:
         with suppress(OSError):
             peak = [line for line in Path(f"/proc/{pid}/status").read_text().splitlines() if line.startswith("VmHWM:")]
             total = max([total, *(int(line.split()[1]) * 1024 for line in peak)])
-        for child in process.children(recursive=True):
+        for child in _descendants(process):
             with suppress(psutil.Error):
                 total += child.memory_info().rss
     return total
+
+
+def _descendants(process: Any) -> list[Any]:
+    "All that a process has started; what Linux knows of it spares a look at every process there is"
+    import psutil
+
+    if not Path(f"/proc/{process.pid}/task/{process.pid}/children").exists():
+        return list(process.children(recursive=True))
+    found, left = [], [process.pid]
+    while left:
+        for thread in Path(f"/proc/{left.pop()}/task").glob("*/children"):
+            with suppress(OSError, psutil.Error):
+                pids = [int(text) for text in thread.read_text().split()]
+                left += pids
+                found += [psutil.Process(pid) for pid in pids]
+    return found

@@ -12,7 +12,7 @@ import secrets
 import sqlite3
 import time
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, closing, contextmanager, suppress
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -105,6 +105,16 @@ class Ledger:
         self.project, self.wait = project, wait
         self.path = project.state / "ledger.db"
         self.moved = ""  # where a damaged file is now
+        self.whole = 0  # the inode of the file that was found whole
+
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        "Keep it open for many saves: whenever the last one closes it, SQLite copies its log, which takes longer"
+        with ExitStack() as stack:
+            with suppress(sqlite3.Error):
+                database = stack.enter_context(closing(sqlite3.connect(self.path, isolation_level=None)))
+                database.execute("PRAGMA user_version").fetchone()
+            yield
 
     def save(self, run: Run, wait: float | None = None) -> None:
         "Insert or replace a run"
@@ -235,8 +245,10 @@ class Ledger:
             database.execute("PRAGMA synchronous = NORMAL")
             if found < FORMAT:
                 self._create(database)
-            elif (checked := database.execute("PRAGMA quick_check(1)").fetchone()) != ("ok",):
-                raise sqlite3.DatabaseError(str(checked))
+            elif self.whole != (inode := self.path.stat().st_ino):  # once, for it reads all of the file
+                if (checked := database.execute("PRAGMA quick_check(1)").fetchone()) != ("ok",):
+                    raise sqlite3.DatabaseError(str(checked))
+                self.whole = inode
         except BaseException:
             database.close()
             raise
