@@ -4,9 +4,9 @@
 
 Each work is done by both in one run, on projects that this writes; medians count. Ours are whole commands, start-up
 included, but for one row: `study.optimize` counts from its first trial to its last, after the imports and a trial that
-pays for what is imported at the first use, and so there our trials count from the first to the last. The warm server was started before, as its start
-is paid once in half an hour; how long that took is printed too. Needs an idle machine, and about 15 minutes. Exits 1
-when a goal is missed.
+pays for what is imported at the first use, and so there our trials count from the first to the last. The warm server
+was started before, as its start is paid once in half an hour; how long that took is printed too. Needs an idle machine,
+and about 15 minutes. Exits 1 when a goal is missed.
 """
 
 import argparse
