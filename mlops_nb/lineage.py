@@ -113,11 +113,16 @@ class Source:
 
     def refuse_stale(self) -> None:
         "CheckFailed unless these stages are up to date"
-        states = {state.stage: state for state in self.survey.states()}
-        behind = [states[name] for name in self.stages if name in states and states[name].state != "fresh"]
-        if behind:
-            first = behind[0]
-            seen = f"{first.stage} is {first.state}: {', '.join(first.reasons[:3])}"
+        survey = self.survey
+        states = {state.stage: (state.state, state.reasons) for state in survey.states() if state.state != "fresh"}
+        for name in survey.by_hand:
+            if reasons := survey.by_hand[name].changes(
+                survey.entries.get(name), survey.bytes, survey.plan.params.values
+            ):
+                states[name] = ("stale", reasons)
+        if first := next((name for name in self.stages if name in states), ""):
+            state, reasons = states[first]
+            seen = f"{first} is {state}: {', '.join(reasons[:3])}"
             remedy = "run mlops-nb repro, commit what it changed, then register"
             raise CheckFailed("not reproduced", file="dvc.lock", seen=seen, remedy=remedy)
 

@@ -218,7 +218,13 @@ def bring(
         raise DataError("not on this machine", remedy=str(error), **where) from error
     if gone := [item for item in lacking if not copies(project, item, version)]:
         remedy = "push it from a machine that has it: mlops-nb model push"
-        raise DataError("gone", file=gone[0].path, place=version, seen=f"nothing here or in {name}", remedy=remedy)
+        raise DataError(
+            "not to be had",
+            file=gone[0].path,
+            place=version,
+            seen=f"nothing here, nothing with its md5 in {name}",
+            remedy=remedy,
+        )
 
 
 def files_of(
