@@ -217,14 +217,9 @@ def bring(
     except RegistryError as error:
         raise DataError("not on this machine", remedy=str(error), **where) from error
     if gone := [item for item in lacking if not copies(project, item, version)]:
+        seen = f"nothing here, and nothing with its md5 in {name}"
         remedy = "push it from a machine that has it: mlops-nb model push"
-        raise DataError(
-            "not to be had",
-            file=gone[0].path,
-            place=version,
-            seen=f"nothing here, nothing with its md5 in {name}",
-            remedy=remedy,
-        )
+        raise DataError("not to be had", file=gone[0].path, place=version, seen=seen, remedy=remedy)
 
 
 def files_of(
