@@ -35,7 +35,7 @@ def decide(
     "The verdict on a candidate, with its reasons"
     ours = Side(candidate, predict, sources, gate.columns)
     kpis = tuple(judge(kpi, {kpi.metric: ours.value(kpi.metric, kpi.batch, kpi.per)}) for kpi in gate.kpis)
-    theirs = Side(champion, predict, sources, gate.columns) if champion else None
+    theirs = Side(champion, predict, sources) if champion else None
     found = compare(gate, ours, theirs) if theirs else ()
     verdict = verdict_of(kpis, found)
     rows = len(ours.predictions) if "predictions" in ours.__dict__ else 0

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .bootstrap import Table
+from .errors import DataError
 from .held_out import Predictions
 
 # %% ../nbs/30d_scores.ipynb #3974c36e
@@ -77,10 +78,16 @@ SCORES = {
 
 # %% ../nbs/30d_scores.ipynb #87c73555
 def slices(predictions: Predictions, column: str = "") -> dict[str, NDArray[Any]]:
-    "Which rows each class has, or each value of a column; a class without rows is left out"
+    "Which rows each class has, or each value of a column"
     if not column:
-        counts = np.bincount(predictions.labels, minlength=len(predictions.classes))
-        return {name: predictions.labels == at for at, name in enumerate(predictions.classes) if counts[at]}
+        found = {name: predictions.labels == at for at, name in enumerate(predictions.classes)}
+        missing = [name for name, rows in found.items() if not rows.any()]
+        if missing:
+            wish = "held-out rows of every class, for its recall"
+            raise DataError(
+                "a class without rows", file=predictions.file, expected=wish, seen=f"none of {missing[0]!r}"
+            )
+        return found
     values = np.array([str(value) for value in predictions.columns[column]])
     return {str(name): values == name for name in np.unique(values)}
 
