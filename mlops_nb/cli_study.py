@@ -21,9 +21,9 @@ from .screen import plain, table
 
 if TYPE_CHECKING:
     import optuna
-    from mlops_nb.study_file import StudyFile
 
     from mlops_nb.project import Project
+    from mlops_nb.study_file import StudyFile
     from mlops_nb.sweep_table import Record, Trial
 
 # %% ../nbs/49gs_cli_study.ipynb #5cd0da7c
@@ -69,9 +69,8 @@ def open_record(project: "Project", name: str) -> "tuple[optuna.Study | StudyFil
     "The study of a sweep, and what it says"
     from dataclasses import replace
 
-    from mlops_nb.study_file import read_study
-
     from mlops_nb.study import sweep_names
+    from mlops_nb.study_file import read_study
     from mlops_nb.sweep_table import read_record
 
     storage, known = storage_of(project, name), known_sweeps(project)

@@ -22,8 +22,9 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from .cell_coverage import start_counting
-from .cell_log import Log, Streams, end_group
+from .cell_log import Log, Streams
 from .cell_runner import Runner, run_cells
+from .children import Alarm, end_group, ended
 from .code import cell_tree
 from .errors import MlopsError
 from .imports import closure
@@ -49,14 +50,11 @@ def serve(
         shell = Shell(debugger=False)
     runner: Runner | None = None
     children: set[int] = set()
-    reader, writer = os.pipe()
-    os.set_blocking(writer, False)
-    signal.set_wakeup_fd(writer)
-    signal.signal(signal.SIGCHLD, lambda number, frame: None)
+    alarm = Alarm()
     while True:
-        ready = select.select([control.fileno(), reader], [], [], TICK if children else None)[0]
-        if reader in ready:
-            os.read(reader, 512)
+        ready = select.select([control.fileno(), alarm.file], [], [], TICK if children else None)[0]
+        if alarm.file in ready:
+            alarm.heard()
         _reap(control, children)
         if control.fileno() in ready:
             try:
@@ -68,7 +66,7 @@ def serve(
             if "notebooks" in message:
                 answer = _import(shell, message)
                 runner = runner or Runner(shell)
-                signal.set_wakeup_fd(writer)  # whatever was imported may have taken it
+                alarm.listen()
                 send(control, answer)
             elif runner is not None:
                 _fork(runner, control, message, files, children)
@@ -135,16 +133,12 @@ def _fork(
 
 
 def _reap(control: socket.socket, children: set[int]) -> None:
-    with suppress(ChildProcessError):
-        while True:
-            pid, status = os.waitpid(-1, os.WNOHANG)
-            if not pid:
-                return
-            end_group(pid)  # what it has started and left behind
-            if pid in children:
-                children.remove(pid)
-                with suppress(OSError):  # nobody wants to know any more
-                    send(control, {"ended": pid, "code": os.waitstatus_to_exitcode(status)})
+    for pid, code in ended():
+        end_group(pid)  # what it has started and left behind
+        if pid in children:
+            children.remove(pid)
+            with suppress(OSError):  # nobody wants to know any more
+                send(control, {"ended": pid, "code": code})
 
 # %% ../nbs/44b_fork_server.ipynb #aeec1cec
 def become_runner(runner: Runner, message: dict[str, Any], files: list[int]) -> NoReturn:

@@ -20,8 +20,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .cell_log import Log, Streams, end_group
+from .cell_log import Log, Streams
 from .cell_results import Outcome, Results, signal_name
+from .children import end_group
 from .errors import MlopsError
 from .warm import NotWarm, Place, WarmProcess, receive, send, warm_process
 

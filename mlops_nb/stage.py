@@ -18,9 +18,8 @@ from io import StringIO
 from pathlib import Path
 from typing import Any
 
-from .declared import declared_models, with_artifacts
-
 from .cache import read_yaml
+from .declared import declared_models, with_artifacts
 from .errors import CheckFailed, MlopsError, NotebookError, StageError
 from .fingerprint import CODE, NAMES, Fingerprints, StageCode, code_cache
 from mlops_nb.graph import (

@@ -15,10 +15,9 @@ from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from .study_file import begin_file, holds, keep_tables, read_trials
-
 from .project import Project
 from .study import NOTHING, SweepError, make_study, sweep_folder, write_facts, written
+from .study_file import begin_file, holds, keep_tables, read_trials
 
 if TYPE_CHECKING:
     from optuna import Study

@@ -32,6 +32,7 @@ from mlops_nb.sweep_observer import (
 
 if TYPE_CHECKING:
     import optuna
+
     from mlops_nb.study_file import StudyFile
 
 # %% ../nbs/23b_sweep_table.ipynb #f25163ef

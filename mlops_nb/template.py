@@ -26,6 +26,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, NoReturn
 
+from .children import Alarm, ended
 from .preload import NotForkable, Preloaded, Snapshot, difference, preload, record, recorded, wanted
 from .project import Project, find_project
 from .shell import Shell, known_arguments
@@ -242,15 +243,12 @@ class Template:
 
     def serve(self) -> None:
         "Until the server is gone"
-        reader, writer = self.alarm = os.pipe()
-        os.set_blocking(writer, False)
-        signal.set_wakeup_fd(writer)
-        signal.signal(signal.SIGCHLD, lambda number, frame: None)
+        self.alarm = Alarm()
         while True:
             full = self.stale or self.failed >= FAILURES or len(self.waiting) >= POOL
-            ready = select.select([self.control.fileno(), reader], [], [], None if full else PAUSE)[0]
-            if reader in ready:
-                os.read(reader, 512)
+            ready = select.select([self.control.fileno(), self.alarm.file], [], [], None if full else PAUSE)[0]
+            if self.alarm.file in ready:
+                self.alarm.heard()
                 self.reap()
             if self.control.fileno() in ready:
                 try:
@@ -307,9 +305,7 @@ class Template:
         if not pid:
             for other in [self.control, ours, *self.kernels.values(), *(orders for _, orders in self.waiting)]:
                 other.close()
-            signal.set_wakeup_fd(-1)
-            for file in self.alarm:
-                os.close(file)
+            self.alarm.drop()
             become_kernel(self.shell, theirs)
         theirs.close()
         self.waiting.append((pid, ours))
@@ -338,8 +334,7 @@ class Template:
         if not pid:
             for other in [self.control, *self.kernels.values(), *(orders for _, orders in self.waiting)]:
                 other.close()
-            for file in self.alarm:
-                os.close(file)
+            self.alarm.drop()
             sys.modules.update(modules)
             become_process(self.shell, message, files)
         self.kernels[pid] = channel.dup()
@@ -366,17 +361,11 @@ class Template:
 
     def reap(self) -> None:
         "Tell clients with which code their kernels ended"
-        with suppress(ChildProcessError):
-            while True:
-                pid, status = os.waitpid(-1, os.WNOHANG)
-                if not pid:
-                    return
-                left = [item for item in self.waiting if item[0] != pid]
-                self.failed += len(self.waiting) - len(left)
-                self.waiting = left
-                if pid not in self.kernels:
-                    continue
-                code = os.waitstatus_to_exitcode(status)
+        for pid, code in ended():
+            left = [item for item in self.waiting if item[0] != pid]
+            self.failed += len(self.waiting) - len(left)
+            self.waiting = left
+            if pid in self.kernels:
                 with self.kernels.pop(pid) as channel, suppress(OSError):
                     send(channel, {"exit": code})
                 send(self.control, {"event": "ended", "pid": pid, "exit": code})

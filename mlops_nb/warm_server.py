@@ -24,6 +24,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NoReturn
 
+from .children import Alarm
 from .errors import ProjectError
 from .preload import NATIVE, Snapshot, difference, unforkable
 from .project import read_settings
@@ -85,7 +86,7 @@ class Server:
             with suppress(ImportError):
                 __import__(name)
         self.unforkable = unforkable()
-        names = ("preload", "shell", "template", "warm", "warm_server")
+        names = ("children", "preload", "shell", "template", "warm", "warm_server")
         own = [str(Path(__file__).with_name(f"{name}.py")) for name in names]
         self.snapshot = Snapshot(own, root)
 
@@ -99,17 +100,14 @@ class Server:
 
     def serve(self) -> None:
         "Until it is idle, stopped, or replaced"
-        reader, writer = os.pipe()
-        os.set_blocking(writer, False)
-        signal.set_wakeup_fd(writer)
-        signal.signal(signal.SIGCHLD, lambda number, frame: None)
+        alarm = Alarm()
         signal.signal(signal.SIGTERM, lambda number, frame: self.close("stopped"))
         while True:
             channels = {handle.channel.fileno(): handle for handle in self.handles}
             listening = [] if self.closing else [self.listener.fileno()]
-            ready = select.select([reader, *channels, *listening], [], [], min(5.0, self.idle / 2 + 0.05))[0]
-            if reader in ready:
-                os.read(reader, 512)
+            ready = select.select([alarm.file, *channels, *listening], [], [], min(5.0, self.idle / 2 + 0.05))[0]
+            if alarm.file in ready:
+                alarm.heard()
             for channel in ready:
                 if channel in channels:
                     self.hear(channels[channel])
