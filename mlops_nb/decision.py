@@ -57,18 +57,18 @@ def verdict_of(kpis: Iterable[Verdict], comparisons: Iterable[Comparison]) -> Wo
 # %% ../nbs/31d_decision.ipynb #20ed830a
 def compare(gate: Gate, candidate: Side, champion: Side) -> tuple[Comparison, ...]:
     "The answers to all questions of the gate about two models"
-    from mlops_nb import comparison
+    from mlops_nb.comparison import better, guard_evidence, not_worse, of_numbers
 
     paired = _paired(candidate, champion) if needs_rows(gate) else None
-    found = [comparison.better(gate, paired)] if gate.better and paired else []
+    found = [better(gate, paired)] if gate.better and paired else []
     evidence: list[Evidence] = []
     for guard in gate.not_worse:
         if guard.metric in COMPUTED and paired:
-            evidence += comparison.guard_evidence(guard, gate, paired)
+            evidence += guard_evidence(guard, gate, paired)
         else:
             numbers = candidate.number(guard.metric), champion.number(guard.metric)
-            evidence.append(comparison.of_numbers(guard, *numbers))
-    return (*found, *comparison.not_worse(gate, evidence))
+            evidence.append(of_numbers(guard, *numbers))
+    return (*found, *not_worse(gate, evidence))
 
 
 def needs_rows(gate: Gate) -> bool:
