@@ -18,7 +18,7 @@ from .judgement import judge_version, lineage_of
 from .lineage import clean_commit, read_lineage
 from .model_files import bring, files_of, folder_of, place
 from .project import Project
-from .registry import ALIASES, NOBODY, Entry, Model, Registry, RegistryError, read_registry
+from .registry import ALIASES, NOBODY, Entry, Model, Registry, RegistryError, read_registry, whole_repository
 from .tag_writer import Draft, append, nobody, writing
 
 if TYPE_CHECKING:
@@ -80,7 +80,7 @@ def register(
     because: str = "",
 ) -> Entry:
     "Make a version of the commit that is checked out"
-    read_registry(project)  # which refuses a shallow clone before anything is read
+    whole_repository(project.root)
     commit = clean_commit(project)
     lineage = read_lineage(project, name)
     with writing(project) as registry:

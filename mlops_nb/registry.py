@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['SCHEMA', 'ALIASES', 'NOBODY', 'PART', 'TAG', 'DECISION', 'FIELDS', 'FORMAT', 'RegistryError', 'git', 'line_of',
-           'canonical', 'hash_of', 'Entry', 'read_entries', 'Model', 'chain_faults', 'Registry', 'read_registry',
-           'by_model']
+           'canonical', 'hash_of', 'Entry', 'read_entries', 'Model', 'chain_faults', 'Registry', 'whole_repository',
+           'read_registry', 'by_model']
 
 # %% ../nbs/32_registry.ipynb #3d3a7b3b
 import json
@@ -311,15 +311,23 @@ class Registry:
         return f"{self.below}={name}" if self.below else name
 
 
-def read_registry(project: Project) -> Registry:
-    "Read all tags; RegistryError where not all of them can be here"
+def whole_repository(root: Path) -> tuple[Path, str]:
+    "Git's folder, and where the project lies in its repository; RegistryError for a shallow clone"
     words = ("--is-shallow-repository", "--path-format=absolute", "--git-common-dir", "--show-prefix")
-    shallow, common, *rest = git(project.root, "rev-parse", *words).splitlines()
+    shallow, common, *rest = git(root, "rev-parse", *words).splitlines()
     if shallow == "true":
         remedy = "git fetch --unshallow --tags"
         raise RegistryError("a shallow clone has only a part of the registry", remedy=remedy)
-    below = rest[0].strip("/") if rest else ""
-    return Registry(project, Path(common), below, by_model(read_entries(project.root), below))
+    return Path(common), rest[0].strip("/") if rest else ""
+
+
+def read_registry(
+    project: Project,
+    where: tuple[Path, str] | None = None,  # from `whole_repository`, when that was asked already
+) -> Registry:
+    "Read all tags; RegistryError where not all of them can be here"
+    common, below = where or whole_repository(project.root)
+    return Registry(project, common, below, by_model(read_entries(project.root), below))
 
 
 def by_model(entries: Iterable[Entry], below: str = "") -> dict[str, Model]:

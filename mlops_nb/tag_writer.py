@@ -32,6 +32,7 @@ from mlops_nb.registry import (
     hash_of,
     line_of,
     read_registry,
+    whole_repository,
 )
 
 # %% ../nbs/32a_tag_writer.ipynb #b8fd3bff
@@ -40,11 +41,11 @@ def writing(project: Project) -> Iterator[Registry]:
     "The registry as it is now, while no other process of this machine writes"
     from filelock import FileLock, Timeout
 
-    common = Path(git(project.root, "rev-parse", "--path-format=absolute", "--git-common-dir").strip())
-    lock = FileLock(common / "mlops_nb_registry.lock", mode=0o600)
+    where = whole_repository(project.root)
+    lock = FileLock(where[0] / "mlops_nb_registry.lock", mode=0o600)
     try:
         with lock.acquire(timeout=60):
-            yield read_registry(project)
+            yield read_registry(project, where)
     except Timeout as error:
         remedy = "wait for it, or end it"
         raise RegistryError("another process writes to the registry", file=lock.lock_file, remedy=remedy) from error
