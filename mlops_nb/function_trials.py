@@ -19,7 +19,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from .children import end_group
+from .children import end_young
 from .errors import MlopsError
 from mlops_nb.executors import (
     PATIENCE,
@@ -162,7 +162,7 @@ class FunctionTrials(LocalTrials):
             if message["number"] in self.running:
                 self.running[message["number"]].process = message["started"]
             else:
-                end_group(message["started"])  # it was to end before it had begun
+                end_young(message["started"])  # it was to end before it had begun
         elif any(running.process == message["ended"] for running in self.running.values()):
             self.codes[message["ended"]] = message["code"]
 
@@ -187,7 +187,7 @@ class FunctionTrials(LocalTrials):
         "Why a fork has said nothing"
         end = time.monotonic() + PATIENCE
         if running.process not in self.codes:
-            end_group(running.process)  # should it only have closed its channel
+            end_young(running.process)  # should it only have closed its channel
         while self.control is not None and running.process not in self.codes and time.monotonic() < end:
             select.select([self.control], [], [], 1)
             self._hear()
@@ -204,7 +204,7 @@ class FunctionTrials(LocalTrials):
         self.selector.unregister(running.channel)
         running.channel.close()
         self.codes.pop(running.process, None)
-        end_group(running.process)
+        end_young(running.process)
 
     def _forget(self) -> None:
         "The process that is forked is gone, or is to end; its forks end with it"

@@ -22,7 +22,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, NoReturn
 
-from .children import Alarm, end_group, ended
+from .children import Alarm, end_group, end_young, ended
 from .code import cell_tree
 from .executors import Assignment, Outcome
 from .imports import closure
@@ -115,7 +115,7 @@ def serve(control: socket.socket, shell: Any = None) -> None:
                 message, files = receive(control)
             except (EOFError, OSError):
                 for pid in forks:
-                    end_group(pid)
+                    end_young(pid)
                 os._exit(0)
             forks.add(_fork(control, function, message, files))
 
