@@ -24,7 +24,7 @@ from typing import Any, NoReturn
 from .cell_coverage import start_counting
 from .cell_log import Log, Streams
 from .cell_runner import Runner, run_cells
-from .children import Alarm, end_group, ended
+from .children import Alarm, end_group, end_with, end_young, ended
 from .code import cell_tree
 from .errors import MlopsError
 from .imports import closure
@@ -61,7 +61,7 @@ def serve(
                 message, files = receive(control)
             except (EOFError, OSError):
                 for pid in children:
-                    end_group(pid)
+                    end_young(pid)
                 os._exit(0)
             if "notebooks" in message:
                 answer = _import(shell, message)
@@ -121,11 +121,12 @@ def _fork(
     files: list[int],
     children: set[int],
 ) -> None:
+    ours = os.getpid()
     pid = os.fork()
     if not pid:
         signal.set_wakeup_fd(-1)
         control.close()
-        become_runner(runner, message, files)
+        become_runner(runner, message, files, ours)
     children.add(pid)
     for file in files:
         os.close(file)
@@ -141,14 +142,14 @@ def _reap(control: socket.socket, children: set[int]) -> None:
                 send(control, {"ended": pid, "code": code})
 
 # %% ../nbs/44b_fork_server.ipynb #aeec1cec
-def become_runner(runner: Runner, message: dict[str, Any], files: list[int]) -> NoReturn:
+def become_runner(runner: Runner, message: dict[str, Any], files: list[int], parent: int) -> NoReturn:
     "In a fork: run the cells that the other side sends"
     before = set(sys.modules)
     code = 1
     channel = socket.socket(fileno=files[0])
     try:
         separate()
-        _end_with_parent()
+        end_with(parent)
         _settle(message, files[1:3])
         measured = start_counting(message["coverage"])
         log, streams = Log(files[3]), Streams((files[1], files[2]))
@@ -195,10 +196,3 @@ def _serve(runner: Runner, streams: Streams, log: Log, channel: socket.socket) -
             else:
                 run_cells(runner, streams, request["cells"], log)
                 send(channel, {"ran": True})
-
-
-def _end_with_parent() -> None:
-    "Whatever happens to the process that was forked"
-    import ctypes
-
-    ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG

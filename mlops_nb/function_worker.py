@@ -6,13 +6,11 @@
 __all__ = ['OUTCOME', 'call', 'seed_all', 'serve', 'main', 'import_of']
 
 # %% ../nbs/22aa_function_worker.ipynb #da53aa87
-import ctypes
 import importlib
 import os
 import random
 import resource
 import select
-import signal
 import socket
 import sys
 import time
@@ -22,7 +20,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, NoReturn
 
-from .children import Alarm, end_group, end_young, ended
+from .children import Alarm, end_group, end_with, end_young, ended
 from .code import cell_tree
 from .executors import Assignment, Outcome
 from .imports import closure
@@ -170,7 +168,7 @@ def _become_trial(function: Any, assignment: Assignment, files: list[int], paren
     channel, code = socket.socket(fileno=files[0]), 1
     try:
         separate()
-        _end_with(parent)
+        end_with(parent)
         _settle(assignment, files[1])
         began = time.monotonic()
         outcome = call(function, assignment)
@@ -199,13 +197,6 @@ def _settle(assignment: Assignment, log: int) -> None:
     renew()
     if "torch" in sys.modules:
         sys.modules["torch"].set_num_threads(max(1, int(assignment.cpus)))
-
-
-def _end_with(parent: int) -> None:
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
-    if os.getppid() != parent:
-        os._exit(1)  # it was gone before
 
 
 def _gpu_memory() -> int:
