@@ -54,7 +54,7 @@ def as_json(value: Any) -> str:
 # %% ../nbs/49i_cli_model.ipynb #6adf5118
 def list_models(options: argparse.Namespace, project: "Project") -> None:
     "All versions"
-    from mlops_nb.model_rows import friends, metrics_of, version_data, version_rows
+    from mlops_nb.model_rows import friends, headings, metrics_of, version_data, version_rows
     from mlops_nb.registry import read_registry
 
     registry = read_registry(project)
@@ -68,8 +68,10 @@ def list_models(options: argparse.Namespace, project: "Project") -> None:
     else:
         entries = [entry for model in models for entry in model.versions.values()]
         columns = friends((name for entry in entries for name in metrics_of(entry)), _gate_metrics(project))
-        headings = ["version", "stage", *columns, "registered", "by"]
-        show_table(headings, [row for model in models for row in version_rows(model, columns)])
+        show_table(
+            ["version", "stage", *headings(columns), "registered", "by"],
+            [row for model in models for row in version_rows(model, columns)],
+        )
 
 
 def _gate_metrics(project: "Project") -> list[str]:
@@ -201,10 +203,16 @@ def do_gate(options: argparse.Namespace, project: "Project") -> None:
 def do_promote(options: argparse.Namespace, project: "Project") -> None:
     "Make a version champion or challenger, when the gate says so"
     from mlops_nb.model_rows import entry_data
-    from mlops_nb.promotion import promote
+    from mlops_nb.promotion import Kept, promote
 
     text, alias = options.name[0], options.alias or "champion"
-    done = promote(project, text, alias, options.because or "", options.force, options.remote)
+    try:
+        done = promote(project, text, alias, options.because or "", options.force, options.remote)
+    except Kept as error:
+        if options.json:
+            print(as_json(entry_data(error.entry)))
+            error.details = ""
+        raise
     if options.json:
         print(as_json(entry_data(done.entry)))
         return
@@ -286,7 +294,7 @@ def do_pull(options: argparse.Namespace, project: "Project") -> None:
     "The remote's entries, and the checked files of a version"
     from mlops_nb.exchange import pull
 
-    done = pull(project, options.name[0], options.remote, options.discard)
+    done = pull(project, named(options, project), options.remote, options.discard)
     paths = {path: project.relative(put) for path, put in done.files.items()}
     if options.json:
         tags = {"remote": done.remote, "entries": done.entries, "discarded": done.discarded}
@@ -331,7 +339,7 @@ def do_model(options: argparse.Namespace) -> None:
 WORDS = {  # what each action names
     "list": "[NAME…]", "register": "[NAME]", "gate": "NAME@VERSION", "promote": "NAME@VERSION", "rollback": "NAME",
     "demote": "NAME", "live": "[NAME]", "show": "NAME@VERSION", "history": "[NAME…]", "compare": "A B",
-    "verify": "[NAME@VERSION…]", "pull": "NAME@VERSION", "push": "[NAME…]",
+    "verify": "[NAME@VERSION…]", "pull": "[NAME@VERSION]", "push": "[NAME…]",
 }  # fmt: skip
 TAKEN = {  # by which actions
     "bump": "register", "alias": "promote", "because": "register promote rollback demote", "force": "promote rollback",

@@ -13,7 +13,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from .audit import git_remote
-
 from .errors import CheckFailed
 from .judgement import lineage_of
 from .model_files import bring, files_of, folder_of, in_cache, open_remote, place
@@ -77,7 +76,9 @@ def fetch(registry: Registry) -> dict[str, There]:
         raise RegistryError("the git remote does not answer", place=remote, seen=seen, remedy=remedy) from error
     models = by_model(read_entries(root, f"{kept}/tags/"), registry.below)
     names = {*registry.models, *models}
-    heads = {name: line_of(root, "rev-parse", "-q", "--verify", f"{kept}/audit/{name}") for name in names}
+    heads = {
+        name: line_of(root, "rev-parse", "-q", "--verify", f"{kept}/audit/{registry.in_tag(name)}") for name in names
+    }
     return {name: There(remote, models.get(name, Model(name)), heads[name]) for name in sorted(names)}
 
 # %% ../nbs/32g_exchange.ipynb #749bbafe
@@ -100,7 +101,7 @@ def push(
     need_git_remote(project.root)
     models = [registry.model(name) for name in names or registry.models]
     for model in models:
-        if faults := chain_faults(model) or anchor_faults(project.root, model, anchor_of(project.root, model.name)):
+        if faults := chain_faults(model) or anchor_faults(project.root, model, anchor_of(project.root, model.in_tags)):
             remedy = f"mlops-nb model verify {model.name}"
             raise RegistryError("the registry here is not whole", place=model.name, seen=faults[0], remedy=remedy)
     there = fetch(registry)
@@ -125,7 +126,7 @@ def push_entries(registry: Registry, models: Sequence[Model], there: dict[str, T
     if not new:
         return []
     refs = [f"refs/tags/{tag}:refs/tags/{tag}" for tag in new]
-    refs += [f"{AUDIT}{model.name}:{AUDIT}{model.name}" for model in models if anchor_of(root, model.name)]
+    refs += [f"{AUDIT}{model.in_tags}:{AUDIT}{model.in_tags}" for model in models if anchor_of(root, model.in_tags)]
     try:
         git(root, "push", "-q", "--atomic", remote, *refs)
     except RegistryError as error:
@@ -199,11 +200,11 @@ def pull_entries(project: Project, name: str, discard: bool = False) -> tuple[st
         if faults := chain_faults(there.model) or anchor_faults(project.root, there.model, there.anchor, "of theirs"):
             remedy = "nothing was taken over; ask those who write there"
             raise RegistryError("the remote's registry is not whole", place=name, seen=faults[0], remedy=remedy)
-        _take_over(project.root, there, new, mine, name)
+        _take_over(project.root, there, new, mine)
         return remote, [entry.tag for entry in new], [entry.tag for entry in mine]
 
 
-def _take_over(root: Path, there: There, new: Sequence[Entry], mine: Sequence[Entry], name: str) -> None:
+def _take_over(root: Path, there: There, new: Sequence[Entry], mine: Sequence[Entry]) -> None:
     "Put ours aside, make theirs ours, and move the anchor, in one transaction"
     aside = f"refs/mlops_nb/discarded/{time.time_ns()}"
     lines = [f"create {aside}/{entry.tag} {entry.object}" for entry in mine]
@@ -214,5 +215,5 @@ def _take_over(root: Path, there: There, new: Sequence[Entry], mine: Sequence[En
     lines = [line for line in lines if not (line.startswith("delete") and line.split()[1][10:] in swapped)]
     lines += [f"update refs/tags/{tag} {entry.object}" for tag, entry in swapped.items()] + added
     if there.anchor:
-        lines.append(f"update {AUDIT}{name} {there.anchor}")
+        lines.append(f"update {AUDIT}{there.model.in_tags} {there.anchor}")
     git(root, "update-ref", "--stdin", data="\n".join(lines) + "\n")

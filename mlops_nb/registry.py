@@ -177,6 +177,11 @@ class Model:
     name: str
     entries: list[Entry] = field(default_factory=list)
 
+    @property
+    def in_tags(self) -> str:
+        "What its tags call it: GTO puts the folder of the project before the name"
+        return self.entries[0].model if self.entries else self.name
+
     @cached_property
     def versions(self) -> dict[str, Entry]:
         "The registration of each version that counts, the newest last"

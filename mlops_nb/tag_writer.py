@@ -130,7 +130,8 @@ def append(
     "Write entries, all or none; returns the main one"
     model = registry.models.get(name, Model(name))
     root = registry.project.root
-    before, name_in_tag = anchor_of(root, name), registry.in_tag(name)
+    name_in_tag = registry.in_tag(name)
+    before = anchor_of(root, name_in_tag)
     if faults := chain_faults(model) or anchor_faults(root, model, before):
         fix = f"git fetch --tags, then mlops-nb model verify {name}"
         raise RegistryError("the registry here is not whole", place=name, seen=faults[0], remedy=fix)
@@ -143,7 +144,10 @@ def append(
     return chain.added[main]
 
 
-def anchor_of(root: Path, name: str) -> str:
+def anchor_of(
+    root: Path,
+    name: str,  # of the model, as in tags
+) -> str:
     "The newest commit of the audit chain here; empty when there is none"
     return line_of(root, "rev-parse", "--verify", "--quiet", f"{AUDIT}{name}")
 
@@ -228,7 +232,7 @@ class Chain:
         for oid in known[first:]:
             git(root, "hash-object", "-t", "commit", "-w", "--stdin", data=made[oid])
         lines = [f"create refs/tags/{entry.tag} {entry.object}" for entry in self.added]
-        lines.append(f"update {AUDIT}{self.model.name} {known[-1]} {before or '0' * len(known[-1])}")
+        lines.append(f"update {AUDIT}{self.name} {known[-1]} {before or '0' * len(known[-1])}")
         try:
             git(root, "update-ref", "--stdin", data="\n".join(lines) + "\n")
         except RegistryError as error:

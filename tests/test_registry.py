@@ -549,6 +549,45 @@ def test_a_decision_against_a_model_is_kept_and_a_forced_one_is_named(trained: P
     assert uses(read_registry(project), "d41d8c") == 3
 
 
+GATE = "gates: {digits: {kpis: {train.accuracy: {at_least: 0.5}, size_mb: {at_most: 1}}}}\n"
+
+
+def test_promotion_asks_the_gate_of_params_yaml(trained: Path, run: Run, capsys: pytest.CaptureFixture[str]) -> None:
+    params = trained / "params.yaml"
+    params.write_text(params.read_text() + GATE)
+    commit(trained, run, "a gate")
+    for _ in range(2):
+        add_version(trained)
+    call(trained, "promote", "digits@v0.0.1")
+    assert "digits@v0.0.2 is the champion now instead of v0.0.1" in call(trained, "promote", "digits@v0.0.2")
+    params.write_text(params.read_text().replace("0.5", "0.95"))
+    assert "Not met: train.accuracy is 0.91" in call(trained, "promote", "digits@v0.0.1", code=1)
+    kept = json.loads(call(trained, "promote", "digits@v0.0.1", "--json", code=1).partition("error:")[0])
+    assert (kept["operation"], kept["payload"]["decision"]["verdict"]) == ("keep", "keep")
+    shutil.rmtree(trained / ".mlops_nb/models/digits@v0.0.2")
+    for path in (trained / ".dvc/cache").rglob("*"):
+        if path.is_file():
+            path.unlink()
+    assert "the champion's files are not to be had: saw out/weights.bin" in refused(capsys, "gate", "digits@v0.0.1")
+
+
+def test_a_project_below_the_root_of_its_repository(trained: Path, tmp_path: Path, run: Run) -> None:
+    """GTO and DVC put the folder before the name"""
+    root = tmp_path / "all"
+    shutil.copytree(trained, root / "vision", ignore=shutil.ignore_patterns(".git", ".mlops_nb"))
+    run("git", "init", "-q", "-b", "main", cwd=root)
+    for key in ("name", "email"):
+        run("git", "config", f"user.{key}", "ann@example.invalid", cwd=root)
+    commit(root, run)
+    project = find_project(root / "vision")
+    register(project, "digits")
+    promote(project, "digits@v0.0.1", judge=judge_says())
+    assert gto.api.show(str(root))["vision:digits"]["stage"] == {"champion": "v0.0.1"}
+    assert "digits@v0.0.1  champion" in call(root / "vision", "list")
+    assert "✗" not in call(root / "vision", "verify")
+    assert git(root, "tag").split() == ["vision=digits#champion#1", "vision=digits@v0.0.1"]
+
+
 @pytest.mark.parametrize("words", [["list"], ["show", "digits"], ["history"], ["compare", "digits@v0.0.1", "champion"]])
 def test_what_is_looked_at_is_json_as_well(words: list[str], trained: Path, capsys: pytest.CaptureFixture[str]) -> None:
     three(trained)
