@@ -8,7 +8,7 @@ __all__ = ['DRAWS', 'FEWEST_RESAMPLES', 'FEWEST_GROUPS', 'Evidence', 'finish', '
 
 # %% ../nbs/31b_comparison.ipynb #bf45aa36
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import ceil
 from typing import Any, Literal
 
@@ -71,17 +71,16 @@ def finish(
 # %% ../nbs/31b_comparison.ipynb #b39de9c8
 def of_right(
     metric: str,
-    sides: tuple[Predictions, Predictions],  # aligned
-    chosen: NDArray[Any],  # (N,) rows that count
+    sides: tuple[Predictions, Predictions],  # aligned, only the rows that count
     threshold: float,
-    test: str,  # mid-p or exact
+    gate: Gate,
+    every: float = 1.0,  # of how many held-out rows one counts: of a class
 ) -> Evidence:
     "The difference of two proportions of right rows"
-    one, two = (right(side)[chosen] for side in sides)
+    one, two = (right(side) for side in sides)
     rows, gained, lost = len(one), int((one & ~two).sum()), int((~one & two).sum())
     strict = threshold == 0
-    p_value = mcnemar(gained, lost, test) if strict else score_test(gained, lost, rows, threshold)  # type: ignore[arg-type]
-    every = len(chosen) / rows  # of a class more rows are found only among all
+    p_value = mcnemar(gained, lost, gate.test) if strict else score_test(gained, lost, rows, threshold)
 
     def needed(level: float, power: float) -> int | None:
         count = rows_to_show(gained, lost, rows, threshold, level, power)
@@ -90,7 +89,7 @@ def of_right(
     def interval(level: float) -> tuple[float, float]:
         return score_interval(gained, lost, rows, 1 - 2 * level)
 
-    method = f"McNemar's {test} test" if strict else "Tango's score test"
+    method = f"McNemar's {gate.test} test" if strict else "Tango's score test"
     values = float(one.mean()), float(two.mean())
     return Evidence(metric, values, threshold, True, float(p_value), interval, needed, rows, method, gained, lost)
 
@@ -99,33 +98,30 @@ def of_resamples(
     metric: str,
     score: Score,
     larger_is_better: bool,
-    sides: tuple[Predictions, Predictions],  # aligned
+    sides: tuple[Predictions, Predictions],  # aligned, only the rows that count
     threshold: float,
     gate: Gate,
-    chosen: NDArray[Any] | None = None,  # rows that count; all when not given
+    every: float = 1.0,  # of how many held-out rows one counts
 ) -> Evidence:
     "The difference of two values of any score, by a paired bootstrap"
-    part = np.ones(len(sides[0])) if chosen is None else chosen
-    tables = [score.contributions(side) * part[:, None] for side in sides]
-    width, sign = tables[0].shape[1], 1.0 if larger_is_better else -1.0
+    tables = [score.contributions(side) for side in sides]
+    width, sign, rows = tables[0].shape[1], 1.0 if larger_is_better else -1.0, len(sides[0])
 
     def gain(sums: Table) -> Table:
         return sign * (score.value(sums[..., :width]) - score.value(sums[..., width:]))
 
     found, method, chance = _bootstrap(gain, np.hstack(tables), sides[0], gate, strict=threshold == 0)
     p_value = max(found.p_value(threshold), chance)
-    values = score.value(tables[0].sum(0)), score.value(tables[1].sum(0))
-    rows = len(part)
+    values = float(score.value(tables[0].sum(0))), float(score.value(tables[1].sum(0)))
 
     def needed(level: float, power: float) -> int | None:
         beyond = found.value - threshold
         wanted = float(ndtri(1 - level) + ndtri(power)) * found.deviation
-        return max(ceil(rows * (wanted / beyond) ** 2), rows + 1) if beyond > 0 else None
+        return ceil(max(rows * (wanted / beyond) ** 2, rows + 1) * every) if beyond > 0 else None
 
     return Evidence(
-        metric, (float(values[0]), float(values[1])), threshold, larger_is_better, p_value,
-        lambda level: (found.bound(level), found.bound(1 - level)), needed,
-        int(part.sum()), method, seed=gate.seed,
+        metric, values, threshold, larger_is_better, p_value,
+        lambda level: (found.bound(level), found.bound(1 - level)), needed, rows, method, seed=gate.seed,
     )  # fmt: skip
 
 
@@ -190,16 +186,39 @@ def not_worse(gate: Gate, evidence: list[Evidence]) -> list[Comparison]:
     return found
 
 
-def _evidence(metric: str, sides: tuple[Predictions, Predictions], threshold: float, gate: Gate) -> Evidence:
-    if metric == "accuracy" and not gate.cluster:
-        return of_right(metric, sides, np.ones(len(sides[0]), bool), threshold, gate.test)
-    return of_resamples(metric, SCORES[metric], metric == "accuracy", sides, threshold, gate)
+def _evidence(
+    metric: str,
+    sides: tuple[Predictions, Predictions],
+    threshold: float,
+    gate: Gate,
+    name: str = "",
+    every: float = 1.0,
+) -> Evidence:
+    if metric != "accuracy":
+        return of_resamples(metric, SCORES[metric], False, sides, threshold, gate)
+    alone = of_right(name or metric, sides, threshold, gate, every)
+    if not gate.cluster:
+        return alone
+    return _wider(alone, of_resamples(alone.metric, SCORES[metric], True, sides, threshold, gate, every))
+
+
+def _wider(alone: Evidence, grouped: Evidence) -> Evidence:
+    "Groups never say more than as many rows that are independent, even where no group differs"
+
+    def interval(level: float) -> tuple[float, float] | None:
+        one, two = alone.interval(level), grouped.interval(level)
+        return one and two and (min(one[0], two[0]), max(one[1], two[1]))
+
+    def needed(level: float, power: float) -> int | None:
+        return max(filter(None, [alone.needed(level, power), grouped.needed(level, power)]), default=None)
+
+    p_value = max(alone.p_value or 0.0, grouped.p_value or 0.0)
+    gained, lost = alone.gained, alone.lost
+    return replace(grouped, p_value=p_value, interval=interval, needed=needed, gained=gained, lost=lost)
 
 
 def _of_class(
     name: str, chosen: NDArray[Any], sides: tuple[Predictions, Predictions], guard: Guard, gate: Gate
 ) -> Evidence:
-    metric = f"recall of {name}"
-    if gate.cluster:
-        return of_resamples(metric, SCORES["accuracy"], True, sides, -guard.margin, gate, chosen)
-    return of_right(metric, sides, chosen, -guard.margin, gate.test)
+    part = sides[0].only(chosen), sides[1].only(chosen)
+    return _evidence("accuracy", part, -guard.margin, gate, f"recall of {name}", len(chosen) / len(part[0]))

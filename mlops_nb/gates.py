@@ -119,10 +119,11 @@ def read_kpis(
     gates: Any,  # the section `gates` of params.yaml
     file: str = "params.yaml",
 ) -> dict[str, list[Kpi]]:
-    "The KPIs of each model that read the metrics files; the others need a version's predictions or weights"
+    "The KPIs of each model that read the metrics files; a model whose KPIs all need a version is left out"
     models = mapping_at(gates or {}, file, "gates")
-    found = {model: kpis_of(body, file, f"gates.{model}") for model, body in models.items()}
-    return {model: [kpi for kpi in kpis if kpi.metric not in PLAIN] for model, kpis in found.items()}
+    all_of = {model: kpis_of(body, file, f"gates.{model}") for model, body in models.items()}
+    found = {model: [kpi for kpi in kpis if kpi.metric not in PLAIN] for model, kpis in all_of.items()}
+    return {model: kpis for model, kpis in found.items() if kpis or not all_of[model]}
 
 
 def kpis_of(body: Any, file: str, place: str) -> list[Kpi]:

@@ -35,6 +35,14 @@ class Predictions:
     def __len__(self) -> int:
         return len(self.labels)
 
+    def only(self, chosen: NDArray[Any]) -> "Predictions":
+        "These rows, by place or by a mask, in this order"
+        rows = None if self.rows is None else self.rows[chosen]
+        columns = {name: values[chosen] for name, values in self.columns.items()}
+        return replace(
+            self, labels=self.labels[chosen], probabilities=self.probabilities[chosen], rows=rows, columns=columns
+        )
+
 
 def read_predictions(
     path: Path,  # parquet
@@ -61,7 +69,7 @@ def read_predictions(
     classes = tuple(name.removeprefix(PREFIX) for name in names)
     _check_probabilities(said, path)
     labels = _labels(table["label"], classes, path)
-    kept = {name: table[name] for name in columns}
+    kept = {name: _filled(table[name], path, name) for name in columns}
     return Predictions(str(path), classes, labels, said, _rows(table, path), kept)
 
 
@@ -87,6 +95,14 @@ def _numbers(column: NDArray[Any], path: Path, name: str) -> NDArray[np.float64]
         raise DataError("no numbers", file=path, place=name, seen=str(error)) from error
 
 
+def _filled(column: NDArray[Any], path: Path, name: str) -> NDArray[Any]:
+    "A column of slices or groups, in which every row has a value"
+    missing = np.flatnonzero([value is None or value != value for value in column])
+    if len(missing):
+        raise DataError("a value is missing", file=path, place=name, seen=f"none in row {missing[0]}")
+    return column
+
+
 def _check_probabilities(said: NDArray[np.float64], path: Path) -> None:
     if len(said) < FEWEST:
         seen = f"{len(said)} rows" if len(said) else "an empty table"
@@ -105,7 +121,8 @@ def _check_probabilities(said: NDArray[np.float64], path: Path) -> None:
 
 
 def _labels(column: NDArray[Any], classes: tuple[str, ...], path: Path) -> NDArray[np.int64]:
-    names, place = np.unique(np.asarray([_class_name(label) for label in column]), return_inverse=True)
+    values, place = np.unique(column if column.dtype != object else column.astype(str), return_inverse=True)
+    names = [_class_name(value) for value in values]
     for name in names:
         if name not in classes:
             remedy = f"add a column {PREFIX}{name}, or mend the label"
@@ -114,11 +131,11 @@ def _labels(column: NDArray[Any], classes: tuple[str, ...], path: Path) -> NDArr
                 file=path,
                 place="label",
                 expected=", ".join(classes),
-                seen=repr(str(name)),
+                seen=repr(name),
                 remedy=remedy,
             )
     if len(names) < 2:
-        raise DataError("all rows have one label", file=path, expected="at least two classes", seen=repr(str(names[0])))
+        raise DataError("all rows have one label", file=path, expected="at least two classes", seen=repr(names[0]))
     return np.array([classes.index(name) for name in names], dtype="int64")[place]
 
 
@@ -172,15 +189,7 @@ def _places(side: Predictions) -> NDArray[np.int64]:
 
 
 def _sorted(side: Predictions) -> Predictions:
-    order = np.argsort(_places(side), kind="stable")
-    columns = {name: values[order] for name, values in side.columns.items()}
-    return replace(
-        side,
-        labels=side.labels[order],
-        probabilities=side.probabilities[order],
-        rows=_places(side)[order],
-        columns=columns,
-    )
+    return side.only(np.argsort(_places(side), kind="stable"))
 
 
 def _unlike(one: Predictions, two: Predictions) -> dict[str, str]:

@@ -17,7 +17,7 @@ from scipy.special import betainc, betaincinv, ndtr, ndtri
 def mcnemar(
     gained: Any,  # rows that only the candidate has right: a number or an array
     lost: Any,  # rows that only the champion has right
-    test: Literal["mid-p", "exact"] = "mid-p",
+    test: str = "mid-p",  # or exact
     sides: Literal[1, 2] = 1,  # 1: is the candidate better? 2: do they differ?
 ) -> NDArray[np.float64]:
     "p-value of equally good models"
@@ -40,7 +40,7 @@ def promotion_rate(
     discordant: float,  # probability that exactly one model is right
     difference: float = 0.0,  # of the two accuracies
     level: float = 0.05,
-    test: Literal["mid-p", "exact"] = "mid-p",
+    test: str = "mid-p",
 ) -> float:
     "Probability that McNemar's test calls the candidate better"
     share = (discordant + difference) / (2 * discordant)  # of discordant rows that the candidate has right

@@ -225,6 +225,23 @@ def test_rows_that_belong_together_say_less() -> None:
         better(gate, few)
 
 
+def test_a_class_of_few_groups() -> None:
+    """Of a class only the groups that have it are drawn; where no group differs, the rows still limit what is known"""
+    one, two = two_models(6, 200)
+    gate = Gate("digits", not_worse=(Guard("recall_per_class", 0.1),), cluster="writer", resamples=1000)
+    groups = np.where(one.labels == 0, np.arange(200) // 2 % 12, 12 + np.arange(200) % 40)
+    sides = [dataclasses.replace(side, columns={"writer": groups}) for side in (one, two)]
+    found = guard_evidence(gate.not_worse[0], gate, (sides[0], sides[1]))
+    assert [item.rows for item in found] == [100, 100]
+    assert "20 groups of writer" in found[1].method
+    same = guard_evidence(gate.not_worse[0], gate, (sides[0], sides[0]))
+    rows = guard_evidence(gate.not_worse[0], dataclasses.replace(gate, cluster=""), (sides[0], sides[0]))
+    assert [item.p_value for item in same] == [item.p_value for item in rows]
+    few = [dataclasses.replace(side, columns={"writer": np.where(one.labels == 0, 0, groups)}) for side in (one, two)]
+    with pytest.raises(DataError, match="too few groups: expected at least 10 groups, saw 1"):
+        guard_evidence(gate.not_worse[0], gate, (few[0], few[1]))
+
+
 def test_swaps_of_equal_models_are_uniform() -> None:
     """The p-value is below each level as often as the level says"""
     generator, found = np.random.default_rng(0), []
