@@ -256,7 +256,7 @@ def _told(options: argparse.Namespace, project: "Project", entry: "Entry", text:
 
 
 def _hint_push(project: "Project") -> None:
-    from mlops_nb.audit import git_remote
+    from mlops_nb.registry import git_remote
 
     if git_remote(project.root):
         print("nobody else sees it yet: mlops-nb model push", file=sys.stderr)

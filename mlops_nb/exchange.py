@@ -12,7 +12,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from .audit import git_remote
 from .errors import CheckFailed
 from .judgement import lineage_of
 from .model_files import bring, files_of, folder_of, in_cache, open_remote, place
@@ -26,6 +25,7 @@ from mlops_nb.registry import (
     by_model,
     chain_faults,
     git,
+    git_remote,
     line_of,
     read_entries,
     read_registry,

@@ -4,14 +4,15 @@
 
 # %% auto #0
 __all__ = ['SCHEMA', 'ALIASES', 'NOBODY', 'PART', 'TAG', 'DECISION', 'FIELDS', 'FORMAT', 'RegistryError', 'git', 'line_of',
-           'canonical', 'hash_of', 'Entry', 'read_entries', 'Model', 'chain_faults', 'Registry', 'whole_repository',
-           'read_registry', 'by_model']
+           'git_remote', 'canonical', 'hash_of', 'Entry', 'read_entries', 'Model', 'chain_faults', 'Registry',
+           'whole_repository', 'read_registry', 'by_model']
 
 # %% ../nbs/32_registry.ipynb #3d3a7b3b
 import json
 import os
 import re
 import subprocess
+import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -35,7 +36,8 @@ def git(
 ) -> str:
     "What git prints; RegistryError, in git's own words, when it fails"
     command = ["git", "-C", str(root), *words]
-    shared = {**os.environ, "GIT_TERMINAL_PROMPT": "0", **(environment or {})}
+    ask = {} if sys.stdin and sys.stdin.isatty() else {"GIT_TERMINAL_PROMPT": "0"}
+    shared = {**os.environ, **ask, **(environment or {})}
     try:
         done = subprocess.run(command, input=data.encode(), capture_output=True, check=False, env=shared)
     except OSError as error:
@@ -53,6 +55,12 @@ def line_of(root: Path, *words: str) -> str:
         return git(root, *words).strip()
     except RegistryError:
         return ""
+
+
+def git_remote(root: Path) -> str:
+    "The git remote that the registry is shared by: origin, or the only one; empty when there is none"
+    names = line_of(root, "remote").split()
+    return "origin" if "origin" in names else names[0] if len(names) == 1 else ""
 
 # %% ../nbs/32_registry.ipynb #a51416da
 SCHEMA = 1  # of payloads

@@ -31,6 +31,7 @@ from kernels import until
 from mlops_nb.audit import verify
 from mlops_nb.cli import main
 from mlops_nb.errors import CheckFailed, MlopsError
+from mlops_nb.exchange import fetch, push_entries
 from mlops_nb.judgement import uses
 from mlops_nb.outcome import Decision
 from mlops_nb.project import find_project
@@ -337,6 +338,34 @@ def test_of_two_clones_one_wins_and_the_other_hears_what_to_do(clones: list[Path
     assert [champion_of(root) for root in clones] == ["v0.0.2"] * 2
     for root in clones:
         assert not [item for item in verify(find_project(root)) if item.problem]
+
+
+def test_a_push_that_was_overtaken_is_refused(clones: list[Path]) -> None:
+    """Both saw that the remote had nothing new; git lets only one pass, whatever the tags are called"""
+    one, two = clones
+    promote(find_project(one), "digits@v0.0.1", judge=judge_says())
+    promote(find_project(two), "digits@v0.0.2", "challenger", judge=judge_says())
+    seen = []
+    for root in clones:
+        registry = read_registry(find_project(root))
+        seen.append((registry, [registry.model("digits")], fetch(registry)))
+    assert push_entries(*seen[0]) == ["digits#champion#1"]
+    with pytest.raises(CheckFailed, match="somebody else was first: saw Ann promoted"):
+        push_entries(*seen[1])
+    assert "challenger" not in git(two, "ls-remote", "origin")
+
+
+def test_a_clone_without_tags_is_told_to_pull(clones: list[Path], run: Run) -> None:
+    bare = clones[0].parent / "bare"
+    run("git", "clone", "-q", "--no-tags", str(bare.parent / "origin"), str(bare), cwd=bare.parent)
+    run("git", "config", "user.name", "Cid", cwd=bare)
+    run("git", "config", "user.email", "cid@example.invalid", cwd=bare)
+    (bare / "out").mkdir(exist_ok=True)
+    (bare / "out/weights.bin").write_bytes(b"weights 1")
+    git(bare, "commit", "-q", "--allow-empty", "-m", "another")
+    assert "origin has entries that are not here; mlops-nb model pull digits" in call(bare, "register", code=2)
+    call(bare, "pull", "digits@v0.0.1")
+    assert "digits@v0.0.3" in call(bare, "register")
 
 
 def test_two_clones_number_the_same_version(clones: list[Path]) -> None:
