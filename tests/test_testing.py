@@ -244,7 +244,7 @@ def test_coverage_of_the_plugin_itself(tmp_path: Path) -> None:
     words += [
         "--notebook-workers",
         "1",
-    ]  # of two threads that begin in a file at once, coverage may lose the lines of one
+    ]  # coverage may lose lines of threads that begin a file at once
     one, two = tmp_path / "one", tmp_path / "two"
     options = ["-p", "pytest_cov.plugin", "--cov=mlops_nb", "--cov-report=", "-p", "no:cacheprovider"]
     ways = {
