@@ -20,6 +20,7 @@ from .screen import COLOUR, table
 if TYPE_CHECKING:
     from mlops_nb.audit import Checked
     from mlops_nb.project import Project
+    from mlops_nb.promotion import Promoted
     from mlops_nb.registry import Entry, Model, Registry
 
 # %% ../nbs/49i_cli_model.ipynb #e1ae0b3e
@@ -210,18 +211,22 @@ def do_promote(options: argparse.Namespace, project: "Project") -> None:
         done = promote(project, text, alias, options.because or "", options.force, options.remote)
     except Kept as error:
         if options.json:
-            print(as_json(entry_data(error.entry)))
             error.details = ""
+            print(as_json(entry_data(error.entry)))
         raise
     if options.json:
         print(as_json(entry_data(done.entry)))
         return
-    forced = ", forced against the gate" if done.entry.payload["forced"] else ""
-    instead = f" instead of {done.before}" if done.before else ""
-    print(f"{text.partition('@')[0]}@{done.entry.version} is the {alias} now{instead}{forced}")
+    print(_promoted(done, text.partition("@")[0]))
     for reason in done.decision.reasons if done.decision else ():
         print(f"- {reason}")
     _hint_push(project)
+
+
+def _promoted(done: "Promoted", name: str) -> str:
+    forced = ", forced against the gate" if done.entry.payload["forced"] else ""
+    instead = f" instead of {done.before}" if done.before else ""
+    return f"{name}@{done.entry.version} is the {done.entry.alias} now{instead}{forced}"
 
 
 def do_rollback(options: argparse.Namespace, project: "Project") -> None:

@@ -15,7 +15,8 @@ from .project import Project
 from .registry import Entry, Model, Registry, RegistryError
 
 if TYPE_CHECKING:
-    from mlops_nb import decision
+    from mlops_nb.decision import Decision
+    from mlops_nb.decision import Model as Side
 
 # %% ../nbs/32d_judgement.ipynb #859e3c13
 def uses(registry: Registry, held_out: str) -> int:
@@ -33,7 +34,7 @@ def lineage_of(name: str, entry: Entry) -> dict[str, Any]:
     return lineage
 
 
-def side(project: Project, name: str, entry: Entry, remote: str = "") -> "decision.Model":
+def side(project: Project, name: str, entry: Entry, remote: str = "") -> "Side":
     "One side of a decision, with its files at hand"
     from mlops_nb.decision import Model as Side
 
@@ -60,7 +61,7 @@ def judge_version(
     entry: Entry,
     alias: str = "champion",  # a challenger has to meet the KPIs, and beat nobody yet
     remote: str = "",
-) -> "decision.Decision":
+) -> "Decision":
     "What the gate says of a version; writes nothing to the registry"
     from mlops_nb.decision import decide
 
@@ -76,7 +77,7 @@ def judge_version(
     return made if champion or not holder else _without_comparison(made, alias)
 
 
-def _without_comparison(made: "decision.Decision", alias: str) -> "decision.Decision":
+def _without_comparison(made: "Decision", alias: str) -> "Decision":
     "There is a champion, but it was not asked for"
     from dataclasses import replace
 
@@ -89,7 +90,7 @@ def _without_comparison(made: "decision.Decision", alias: str) -> "decision.Deci
 NO_CHAMPION = "There is no champion"
 
 
-def champion_side(project: Project, name: str, entry: Entry, remote: str) -> "decision.Model":
+def champion_side(project: Project, name: str, entry: Entry, remote: str) -> "Side":
     "The champion's side; an error says that it is the champion's"
     try:
         return side(project, name, entry, remote)
