@@ -102,7 +102,7 @@ def push(
     models = [registry.model(name) for name in names or registry.models]
     for model in models:
         if faults := chain_faults(model) or anchor_faults(project.root, model, anchor_of(project.root, model.in_tags)):
-            remedy = f"mlops-nb model verify {model.name}"
+            remedy = f"mlops-nb model pull {model.name}; mlops-nb model verify {model.name} says more"
             raise RegistryError("the registry here is not whole", place=model.name, seen=faults[0], remedy=remedy)
     there = fetch(registry)
     for model in models:

@@ -134,7 +134,7 @@ def append(
     name_in_tag = registry.in_tag(name)
     before = anchor_of(root, name_in_tag)
     if faults := chain_faults(model) or anchor_faults(root, model, before):
-        fix = f"git fetch --tags, then mlops-nb model verify {name}"
+        fix = f"git fetch --tags, or mlops-nb model pull {name}; mlops-nb model verify {name} says more"
         raise RegistryError("the registry here is not whole", place=name, seen=faults[0], remedy=fix)
     if not before:
         refuse_unknown_remote(root, model, name_in_tag)

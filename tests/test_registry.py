@@ -355,6 +355,24 @@ def test_a_push_that_was_overtaken_is_refused(clones: list[Path]) -> None:
     assert "challenger" not in git(two, "ls-remote", "origin")
 
 
+def test_tags_of_two_histories_are_not_mixed(clones: list[Path]) -> None:
+    """`git fetch --tags` keeps our tag where both have one of that name, and brings what follows theirs"""
+    one, two = clones
+    for version in ("v0.0.1", "v0.0.2"):
+        promote(find_project(one), f"digits@{version}", judge=judge_says())
+    promote(find_project(two), "digits@v0.0.2", judge=judge_says())
+    call(one, "push")
+    with pytest.raises(MlopsError, match="would clobber existing tag"):
+        git(two, "fetch", "--tags", "origin")
+    assert "✗ digits:" in call(two, "verify", code=1)
+    assert "mlops-nb model pull digits" in call(two, "push", code=2)
+    assert "somebody else was first" in call(two, "pull", "digits", code=1)
+    call(two, "pull", "digits", "--discard")
+    assert "✗" not in call(two, "verify")
+    assert champion_of(two) == "v0.0.2"
+    assert rollback(find_project(two), "digits", because="it fails").version == "v0.0.1"
+
+
 def test_a_clone_without_tags_is_told_to_pull(clones: list[Path], run: Run) -> None:
     bare = clones[0].parent / "bare"
     run("git", "clone", "-q", "--no-tags", str(bare.parent / "origin"), str(bare), cwd=bare.parent)
