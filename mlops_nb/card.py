@@ -228,7 +228,7 @@ class Details(Reader):
         "Time and energy"
         took = self.lineage["ledger"]
         if "seconds" not in took:
-            self.lacks("time of training", "register where it was trained: the ledger there knows")
+            self.lacks("time of training", "the ledger where it was registered has no run that made these weights")
         if not any(name.startswith("energy") for name in took):
             self.lacks("energy", "the run that trained it did not measure it")
 

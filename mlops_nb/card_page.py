@@ -163,9 +163,12 @@ def methods(comparisons: Iterable[Any]) -> str:
 
 def measured(values: Mapping[str, Any]) -> list[tuple[str, str]]:
     "What the gate measured, with how it did so"
-    latencies = values.get("latency") or []
-    rows = [row for item in latencies for row in flat(item, f"latency, batch {item.get('batch', '?')}: ")]
-    return [*flat({name: value for name, value in values.items() if name != "latency"}), *rows]
+    latencies = [(f"latency, batch {item.get('batch', '?')}", _together(item)) for item in values.get("latency") or []]
+    return [*flat({name: value for name, value in values.items() if name != "latency"}), *latencies]
+
+
+def _together(values: Mapping[str, Any]) -> str:
+    return ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in flat(values) if name != "batch")
 
 
 def took(ledger: Mapping[str, Any]) -> list[tuple[str, str]]:
