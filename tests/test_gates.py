@@ -560,8 +560,8 @@ def test_latency_of_a_project_function(shelf: Shelf, tmp_path: Path) -> None:
     found = decide(gate_of(asked), model, predict="applied:predictor", sources=[tmp_path])
     assert found.verdict == "promote", found.reasons
     measured = found.measured["latency"][0]
-    assert (measured["batch"], measured["threads"], measured["warm_up"], measured["rounds"]) == (4, 1, 20, 3)
-    assert measured["calls"] >= 50
+    assert (measured["batch"], measured["threads"], measured["warm_up"], measured["rounds"]) == (4, 1, 20, 8)
+    assert measured["calls"] + measured["interrupted"] == 500
     assert found.measured["size_mb"] == 0.001
     for name, words in {
         "applied:broken": "latency cannot be measured: saw ValueError: no weights in weights.bin",
