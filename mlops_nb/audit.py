@@ -20,6 +20,7 @@ from mlops_nb.registry import (
     Model,
     Registry,
     RegistryError,
+    canonical,
     chain_faults,
     git,
     git_remote,
@@ -50,6 +51,8 @@ def check_chain(registry: Registry, model: Model) -> Iterator[Checked]:
     for fault in chain_faults(model):
         yield Checked("chain", name, fault)
     for entry in model.entries:
+        if entry.line and entry.line != canonical(entry.payload):
+            yield Checked("chain", entry.tag, "its payload is not as it was written")
         if not entry.line:
             yield Checked("chain", entry.tag, "made by another tool: it stands outside the audit chain")
     here = anchor_of(root, model.in_tags)

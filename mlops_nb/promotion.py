@@ -81,10 +81,10 @@ def register(
     because: str = "",
 ) -> Entry:
     "Make a version of the commit that is checked out"
-    whole_repository(project.root)
+    where = whole_repository(project.root)
     commit = clean_commit(project)
     lineage = read_lineage(project, name)
-    with writing(project) as registry:
+    with writing(project, where) as registry:
         model = registry.models.get(name, Model(name))
         there = next((entry for entry in model.versions.values() if entry.commit == commit), None)
         if there:

@@ -38,11 +38,14 @@ from mlops_nb.registry import (
 
 # %% ../nbs/32a_tag_writer.ipynb #b8fd3bff
 @contextmanager
-def writing(project: Project) -> Iterator[Registry]:
+def writing(
+    project: Project,
+    where: tuple[Path, str] | None = None,  # from `whole_repository`, when that was asked already
+) -> Iterator[Registry]:
     "The registry as it is now, while no other process of this machine writes"
     from filelock import FileLock, Timeout
 
-    where = whole_repository(project.root)
+    where = where or whole_repository(project.root)
     lock = FileLock(where[0] / "mlops_nb_registry.lock", mode=0o600)
     try:
         with lock.acquire(timeout=60):
