@@ -72,9 +72,24 @@ def judge_version(
     champion = None
     if alias == "champion" and holder and holder != entry.version:
         champion = champion_side(project, name, model.find(holder), remote)
+    if candidate.predictions is None:
+        _refuse_rows(gate, name, candidate.name, champion is not None)
     predict = str(lineage_of(name, entry).get("predict") or "") or None
     made = decide(gate, candidate, champion, uses(registry, candidate.held_out), predict, project.sources)
     return made if champion or not holder else _without_comparison(made, alias)
+
+
+def _refuse_rows(gate: Any, name: str, version: str, compared: bool) -> None:
+    "An error for a gate that asks for predictions, which the version does not name"
+    from mlops_nb.decision import needs_rows
+    from mlops_nb.gates import COMPUTED
+
+    if any(kpi.metric in COMPUTED for kpi in gate.kpis) or (compared and needs_rows(gate)):
+        remedy = (
+            f'write predictions = "PATH" and held_out = "PATH" under [tool.mlops_nb.models.{name}] in pyproject.toml'
+        )
+        problem = "the gate asks for predictions, and the version names none"
+        raise RegistryError(problem, place=version, remedy=f"{remedy}, commit, and register again")
 
 
 def _without_comparison(made: "Decision", alias: str) -> "Decision":

@@ -611,6 +611,10 @@ def test_promotion_asks_the_gate_of_params_yaml(trained: Path, run: Run, capsys:
     assert "Not met: train.accuracy is 0.91" in call(trained, "promote", "digits@v0.0.1", code=1)
     kept = json.loads(call(trained, "promote", "digits@v0.0.1", "--json", code=1).partition("error:")[0])
     assert (kept["operation"], kept["payload"]["decision"]["verdict"]) == ("keep", "keep")
+    declared = params.read_text()
+    params.write_text(declared.replace("train.accuracy", "accuracy"))
+    assert "under [tool.mlops_nb.models.digits] in pyproject.toml" in refused(capsys, "gate", "digits@v0.0.1")
+    params.write_text(declared)
     shutil.rmtree(trained / ".mlops_nb/models/digits@v0.0.2")
     for path in (trained / ".dvc/cache").rglob("*"):
         if path.is_file():
