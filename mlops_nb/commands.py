@@ -8,7 +8,7 @@ __all__ = ['Option', 'JSON', 'COMMANDS', 'do_init', 'do_results', 'show_verdicts
 # %% ../nbs/49z_commands.ipynb #eb9992dd
 import argparse
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -41,16 +41,17 @@ def do_results(options: argparse.Namespace) -> None:
     "Show metrics, verdicts, executed notebooks, and what differs from git"
     from mlops_nb.project import find_project
     from mlops_nb.recovery import recover
-    from mlops_nb.results import results
+    from mlops_nb.results import of_versions, results
 
-    recover(find_project())
-    found = results(find_project())
+    project = find_project()
+    recover(project)
+    found = results(project)
     if options.json:
         print(found.as_json())
         return
     table(["metric", "value"], [(name, f"{value:g}") for name, value in found.metrics.items()])
     print()
-    show_verdicts(found.verdicts)
+    show_verdicts(found.verdicts, of_versions(project))
     for item in found.stages:
         if item.state != "fresh":
             print(f"{item.stage} is not fresh: {item.state}: {', '.join(item.reasons)}")
@@ -62,12 +63,14 @@ def do_results(options: argparse.Namespace) -> None:
         print(f"  {path}")
 
 
-def show_verdicts(verdicts: "dict[str, list[Verdict]]") -> None:
-    "Print the verdict on each model, with a line for each KPI"
+def show_verdicts(verdicts: "dict[str, list[Verdict]]", later: Mapping[str, str]) -> None:
+    "Print the verdict on each model, with a line for each KPI, and what is asked later"
     for model, items in verdicts.items():
         print(f"{model}: {'passed' if all(item.passed for item in items) else 'NOT passed'}")
         for item in items:
             print(f"  {'✓' if item.passed else '✗'} {item.reason}")
+    for model, text in later.items():
+        print(f"{model}, later: {text}")
 
 
 def do_gate(options: argparse.Namespace) -> None:
@@ -75,13 +78,14 @@ def do_gate(options: argparse.Namespace) -> None:
     from dataclasses import asdict
 
     from mlops_nb.project import find_project
-    from mlops_nb.results import gate, refuse_missed
+    from mlops_nb.results import gate, of_versions, refuse_missed
 
-    found = gate(find_project(), options.model)
+    project = find_project()
+    found = gate(project, options.model)
     if options.json:
         print(json.dumps({model: [asdict(item) for item in items] for model, items in found.items()}, indent=1))
     else:
-        show_verdicts(found)
+        show_verdicts(found, of_versions(project))
     refuse_missed(found)
 
 # %% ../nbs/49z_commands.ipynb #a3fd2ad0
