@@ -245,7 +245,9 @@ class Details(Reader):
             self.lacks("comparison with the champion", str(error))
             return
         if card.decision is None:
-            self.lacks("gate and comparison with the champion", f"mlops-nb model promote {self.version} asks the gate")
+            problem = next((event.reason for event in card.approvals if event.reason), "")
+            remedy = f"mlops-nb model promote {self.version} asks the gate"
+            self.lacks("comparison with the champion", f"the gate could not decide: {problem}" if problem else remedy)
         elif not card.decision.champion:
             self.lacks("comparison with a champion", "there was none when the gate decided")
         if not any(entry.kind == "assign" for entry in ours):

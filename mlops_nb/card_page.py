@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['HEADLINES', 'number', 'p_text', 'interval', 'extent', 'flat', 'listed', 'plain', 'prose_text', 'render_html',
-           'render_markdown', 'front_text', 'headline', 'methods', 'measured', 'took', 'lineage_rows', 'write_card']
+           'render_markdown', 'front_text', 'headline', 'methods', 'measured', 'took', 'lineage_rows', 'write_card',
+           'refuse_foreign']
 
 # %% ../nbs/33a_card_page.ipynb #a53a921a
 import io
@@ -15,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from .card import Card, front_matter
+from .errors import MlopsError
 from .markup import POLICY, markdown_html
 from .project import write_text
 from .promotion import moment
@@ -193,6 +195,7 @@ def lineage_rows(card: Card) -> list[tuple[str, Any]]:
 def write_card(card: Card, folder: Path) -> list[Path]:
     "Write both forms, and the pictures beside the Markdown; returns the paths of Markdown and page"
     paths = [folder / "README.md", folder / "card.html"]
+    refuse_foreign(paths[0])
     shown = {picture.name: picture.data for part in card.parts for picture in part.pictures}
     shown |= {"reliability.svg": reliability_svg(card.bins).encode()} if card.bins else {}
     for name, data in shown.items():
@@ -201,3 +204,9 @@ def write_card(card: Card, folder: Path) -> list[Path]:
     write_text(paths[0], render_markdown(card))
     write_text(paths[1], render_html(card))
     return paths
+
+
+def refuse_foreign(path: Path) -> None:
+    "MlopsError when a file stands there that is no card"
+    if path.exists() and "\n- mlops-nb\n" not in path.read_text(encoding="utf-8", errors="replace"):
+        raise MlopsError("another file stands there", file=path, remedy="name a folder of the card's own: -o FOLDER")

@@ -37,12 +37,14 @@ def read_table(
         seen = f"{path.stat().st_size >> 20:,} MiB"
         raise DataError("too large to be compared", file=name, expected=f"at most {LARGE >> 20} MiB", seen=seen)
     try:
-        if name.endswith(".parquet"):
-            return parquet.read_table(path)
         options = csv.ParseOptions(delimiter="\t" if name.endswith(".tsv") else ",")
-        return csv.read_csv(path, parse_options=options)
+        read = parquet.read_table(path) if name.endswith(".parquet") else csv.read_csv(path, parse_options=options)
     except (OSError, pyarrow.ArrowException) as error:
         raise DataError("no table", file=name, seen=" ".join(str(error).split())) from error
+    twice = [column for column in read.column_names if read.column_names.count(column) > 1]
+    if twice:
+        raise DataError("two columns of one name", file=name, seen=twice[0])
+    return read
 
 # %% ../nbs/32h_table_difference.ipynb #92857a08
 @dataclass(frozen=True)
