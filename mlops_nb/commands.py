@@ -85,7 +85,8 @@ def do_gate(options: argparse.Namespace) -> None:
     if options.json:
         print(json.dumps({model: [asdict(item) for item in items] for model, items in found.items()}, indent=1))
     else:
-        show_verdicts(found, of_versions(project))
+        later = of_versions(project)
+        show_verdicts(found, {name: text for name, text in later.items() if options.model in (None, name)})
     refuse_missed(found)
 
 # %% ../nbs/49z_commands.ipynb #a3fd2ad0
