@@ -104,8 +104,8 @@ class Card:
 
     @property
     def forced(self) -> bool:
-        "Does it hold an alias against the gate?"
-        given = [event for event in self.approvals if event.kind == "assign"]
+        "Does it hold an alias, and was the gate against its last promotion? A rollback did not ask it"
+        given = [event for event in self.approvals if event.kind == "assign" and (event.forced or event.verdict)]
         return bool(self.aliases and given and given[-1].forced)
 
 # %% ../nbs/33_card.ipynb #ed820a52

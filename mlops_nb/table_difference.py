@@ -163,7 +163,7 @@ def _words(column: "pa.ChunkedArray") -> str:
     return ", ".join(f"{names[place]} {counts[place] / counts.sum():.0%}" for place in order)
 
 # %% ../nbs/32h_table_difference.ipynb #e09742ae
-CELLS = 20_000_000  # beyond which rows are not held against each other
+CELLS = 4_000_000  # beyond which rows are not held against each other
 
 
 @dataclass(frozen=True)
