@@ -342,6 +342,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                     'mlops_nb.cli_model.do_rollback': ('cli_model.html#do_rollback', 'mlops_nb/cli_model.py'),
                                     'mlops_nb.cli_model.do_verify': ('cli_model.html#do_verify', 'mlops_nb/cli_model.py'),
                                     'mlops_nb.cli_model.list_models': ('cli_model.html#list_models', 'mlops_nb/cli_model.py'),
+                                    'mlops_nb.cli_model.metrics_asked': ('cli_model.html#metrics_asked', 'mlops_nb/cli_model.py'),
                                     'mlops_nb.cli_model.named': ('cli_model.html#named', 'mlops_nb/cli_model.py'),
                                     'mlops_nb.cli_model.refuse_options': ('cli_model.html#refuse_options', 'mlops_nb/cli_model.py'),
                                     'mlops_nb.cli_model.show_history': ('cli_model.html#show_history', 'mlops_nb/cli_model.py'),

@@ -113,9 +113,9 @@ def _reasons(
         yield from (sentence(item, rows) for item in unsure)
     yield from (sentence(item, rows) for item in compared if item.passed and item.kind == "better")
     yield from _guards([item for item in compared if item.passed and item.kind == "not worse"])
-    met = [kpi.reason for kpi in kpis if kpi.passed]
+    met = sum(kpi.passed for kpi in kpis)
     if met:
-        yield f"Met: {'; '.join(met)}."
+        yield f"{'All' if met == len(kpis) else f'{met} of'} {len(kpis)} KPIs are met."
     yield from _background(*sides, kpis, compared, rows, uses)
 
 

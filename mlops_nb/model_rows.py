@@ -204,7 +204,8 @@ def _gates(model: "Model", entry: "Entry") -> list[str]:
 def decision_lines(decision: "Decision", version: str, champion: str) -> list[str]:
     "A verdict and its reasons"
     against = f" against the champion {champion}" if champion else ", by the KPIs alone"
-    lines = [f"{version}{against}: {decision.verdict}", *(f"- {reason}" for reason in decision.reasons)]
+    kpis = [f"  {'✓' if kpi.passed else '✗'} {kpi.reason}" for kpi in decision.kpis]
+    lines = [f"{version}{against}: {decision.verdict}", *kpis, *(f"- {reason}" for reason in decision.reasons)]
     return lines + ([f"held-out rows needed: about {decision.rows_needed:,}"] if decision.rows_needed else [])
 
 
