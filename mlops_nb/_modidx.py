@@ -32,6 +32,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                 'mlops_nb.audit._chosen': ('audit.html#_chosen', 'mlops_nb/audit.py'),
                                 'mlops_nb.audit._compared': ('audit.html#_compared', 'mlops_nb/audit.py'),
                                 'mlops_nb.audit._lacking': ('audit.html#_lacking', 'mlops_nb/audit.py'),
+                                'mlops_nb.audit._without_anchor': ('audit.html#_without_anchor', 'mlops_nb/audit.py'),
                                 'mlops_nb.audit.check_bytes': ('audit.html#check_bytes', 'mlops_nb/audit.py'),
                                 'mlops_nb.audit.check_chain': ('audit.html#check_chain', 'mlops_nb/audit.py'),
                                 'mlops_nb.audit.check_locks': ('audit.html#check_locks', 'mlops_nb/audit.py'),

@@ -70,6 +70,9 @@ def _check_remote_anchor(root: Path, model: Model) -> Iterator[Checked]:
         return
     kept = f"refs/mlops_nb/{remote}/audit/{model.in_tags}"
     try:
+        if not git(root, "ls-remote", remote, f"{AUDIT}{model.in_tags}"):
+            yield _without_anchor(root, model.name, remote, kept)
+            return
         git(root, "fetch", "-q", "--no-tags", "--no-write-fetch-head", remote, f"+{AUDIT}{model.in_tags}:{kept}")
     except RegistryError as error:
         yield Checked("anchor", model.name, note=f"{remote} was not asked: {error.args[0].partition('saw ')[2]}")
@@ -77,6 +80,12 @@ def _check_remote_anchor(root: Path, model: Model) -> Iterator[Checked]:
     there = line_of(root, "rev-parse", "--verify", "--quiet", kept)
     for fault in anchor_faults(root, model, there, f"of {remote}"):
         yield Checked("anchor", model.name, fault)
+
+
+def _without_anchor(root: Path, name: str, remote: str, kept: str) -> Checked:
+    if line_of(root, "rev-parse", "--verify", "--quiet", kept):
+        return Checked("anchor", name, f"{remote} has lost the audit chain that it had")
+    return Checked("anchor", name, note=f"{remote} has no entries yet: mlops-nb model push")
 
 
 def check_signatures(root: Path, model: Model) -> Iterator[Checked]:

@@ -485,6 +485,15 @@ def test_verify_finds(what: str, trained: Path, capsys: pytest.CaptureFixture[st
     assert TAMPERED[what][1] in capsys.readouterr().out
 
 
+def test_an_audit_chain_that_the_remote_has_not_or_has_lost(clones: list[Path]) -> None:
+    one = clones[0]
+    assert "✗" not in call(one, "verify")
+    git(one, "push", "-q", "origin", ":refs/mlops_nb/audit/digits")
+    assert "✗ digits: origin has lost the audit chain that it had" in call(one, "verify", code=1)
+    git(one, "update-ref", "-d", "refs/mlops_nb/origin/audit/digits")
+    assert "✓ digits: origin has no entries yet: mlops-nb model push" in call(one, "verify")
+
+
 def test_the_remote_anchors_what_was_pushed(clones: list[Path]) -> None:
     """Even one who rewrites tags and anchors here is found out by the remote's"""
     one, _ = clones
