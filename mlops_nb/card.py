@@ -237,7 +237,9 @@ class Details(Reader):
         card, told = self.card, [entry for entry in self.model.entries if entry.is_main]
         card.history = [event_of(entry) for entry in told]
         ours = [entry for entry in told if entry.version == self.entry.version and entry.kind != "register"]
-        card.approvals = [event_of(entry) for entry in ours]
+        card.approvals = [
+            event_of(entry) for entry in told if entry.concerns(self.entry.version) and entry.kind != "register"
+        ]
         asked = [entry.payload["decision"] for entry in ours if entry.payload.get("decision")]
         try:
             card.decision = Decision.from_json(asked[-1]) if asked else None

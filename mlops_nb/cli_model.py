@@ -221,8 +221,8 @@ def do_promote(options: argparse.Namespace, project: "Project") -> None:
         print(as_json(entry_data(done.entry)))
         return
     print(_promoted(done, text.partition("@")[0]))
-    for reason in done.decision.reasons if done.decision else ():
-        print(f"- {reason}")
+    if done.decision:
+        print("\n".join(done.decision.lines))
     _hint_push(project)
 
 

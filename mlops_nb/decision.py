@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from .errors import DataError
 from .gates import COMPUTED, Verdict, judge
-from .outcome import Comparison, Decision, Word
+from .outcome import NOT_MET, Comparison, Decision, Word
 from .requirements import Gate, read_gates
 from .side import Model, Predict, Side
 
@@ -101,7 +101,7 @@ def _reasons(
     uses: int,
 ) -> Iterable[str]:
     "The sentences of a decision, the deciding ones first"
-    yield from (f"Not met: {kpi.reason}." for kpi in kpis if not kpi.passed)
+    yield from (f"{NOT_MET}{kpi.reason}." for kpi in kpis if not kpi.passed)
     against = [item for item in compared if not item.promising]
     yield from (sentence(item, rows) for item in against[:FULL])
     if against[FULL:]:

@@ -29,7 +29,8 @@ def friends(
     "The metrics that a list of versions shows: what the gate reads, else the well-known ones"
     known = [*dict.fromkeys(metrics)]
     asked = [name for want in wanted for name in known if want == name or f".{want}" == name[-len(want) - 1 :]]
-    usual = [name for friend in FRIENDS for name in known if name.rpartition(".")[2].endswith(friend)]
+    usual = [name for friend in FRIENDS for name in known if name.rpartition(".")[2] == friend]
+    usual += [name for friend in FRIENDS for name in known if name.endswith(friend)]
     return [*dict.fromkeys([*asked, *usual, *known])][:most]
 
 
@@ -112,7 +113,10 @@ DONE |= {"register": "registered", "assign": "promoted", "unassign": "demoted", 
 DONE_COLOURS = {"promoted": "green", "rolled back": "yellow", "demoted": "yellow", "not promoted": "red"}
 
 
-def history_rows(entries: Iterable["Entry"]) -> list[list[str]]:
+def history_rows(
+    entries: Iterable["Entry"],
+    whole: bool = False,  # what the gate said, with all figures
+) -> list[list[str]]:
     "A row for what was done, the newest last"
     rows = []
     for entry in entries:
@@ -122,15 +126,16 @@ def history_rows(entries: Iterable["Entry"]) -> list[list[str]]:
         rows.append([
             when(entry)[:16].replace("T", " "), f"[{colour}]{done}{forced}" if colour else done,
             f"{entry.payload.get('model') or entry.model}@{entry.version}",
-            entry.alias or str(entry.payload.get("sought", "")), printable(entry.name), printable(why(entry)),
+            entry.alias or str(entry.payload.get("sought", "")), printable(entry.name), printable(why(entry, whole)),
         ])  # fmt: skip
     return rows
 
 
-def why(entry: "Entry") -> str:
+def why(entry: "Entry", whole: bool = True) -> str:
     "The reason that a person gave, else the deciding one of the gate"
     reasons = (entry.payload.get("decision") or {}).get("reasons") or []
     first = str(reasons[0]) if reasons else str(entry.payload.get("gate_problem") or "")
+    first = first if whole else re.split(r" \(|\. ", first)[0].rstrip(".")
     said = str(entry.payload.get("because") or "")
     return f"{said} (gate: {first})" if said and entry.payload.get("forced") and first else said or first
 
@@ -194,9 +199,10 @@ def _gates(model: "Model", entry: "Entry") -> list[str]:
     "What gates said of the version, and what came of it"
     lines = []
     for other in model.entries:
-        if other.version == entry.version and other.is_main and other.kind != "register":
-            moment, what, _, alias, name, reason = history_rows([other])[0]
-            words = [moment, re.sub(r"^\[\w+\]", "", what), alias, f"by {name}"]
+        if other.concerns(entry.version) and other.is_main and other.kind != "register":
+            moment, what, version, alias, name, reason = history_rows([other], whole=True)[0]
+            to = f"to {version}" if other.version != entry.version else ""
+            words = [moment, re.sub(r"^\[\w+\]", "", what), to, alias, f"by {name}"]
             lines.append("  " + " ".join(filter(None, words)) + (f": {reason}" if reason else ""))
     return ["decisions:", *lines] if lines else []
 
@@ -204,8 +210,7 @@ def _gates(model: "Model", entry: "Entry") -> list[str]:
 def decision_lines(decision: "Decision", version: str, champion: str) -> list[str]:
     "A verdict and its reasons"
     against = f" against the champion {champion}" if champion else ", by the KPIs alone"
-    kpis = [f"  {'✓' if kpi.passed else '✗'} {kpi.reason}" for kpi in decision.kpis]
-    lines = [f"{version}{against}: {decision.verdict}", *kpis, *(f"- {reason}" for reason in decision.reasons)]
+    lines = [f"{version}{against}: {decision.verdict}", *decision.lines]
     return lines + ([f"held-out rows needed: about {decision.rows_needed:,}"] if decision.rows_needed else [])
 
 

@@ -111,7 +111,7 @@ class Kept(CheckFailed):
         remedy = "--force --because TEXT promotes it nevertheless" if decision.verdict == "keep" else ""
         where = f"{entry.payload['model']}@{entry.version}"
         super().__init__(f"not promoted, the gate says: {decision.verdict}", place=where, remedy=remedy)
-        self.entry, self.details = entry, "\n".join(f"- {reason}" for reason in decision.reasons)
+        self.entry, self.details = entry, "\n".join(decision.lines)
 
 
 Judge = Callable[[Registry, Model, Entry, str, str], "Decision"]

@@ -113,6 +113,11 @@ class Entry:
         "Is it what a person did, rather than a tag that goes with that?"
         return not self.payload.get("part_of")
 
+    def concerns(self, version: str) -> bool:
+        "Is it about this version: its own, or the one by which it lost an alias?"
+        lost = self.operation in ("promote", "rollback") and self.payload.get("instead_of") == version
+        return self.version == version or lost
+
     @property
     def operation(self) -> str:
         "What a person did"

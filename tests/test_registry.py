@@ -598,7 +598,7 @@ def test_a_decision_against_a_model_is_kept_and_a_forced_one_is_named(trained: P
     promote(project, "digits@v0.0.2", judge=judge_says())
     rollback(project, "digits", because="it fails")
     told = call(trained, "history")
-    for words in ("not promoted", "The gate says keep.", "promoted (forced)", "we need one", "rolled back", "it fails"):
+    for words in ("not promoted", "The gate says keep", "promoted (forced)", "we need one", "rolled back", "it fails"):
         assert words in told
     forced = [entry for entry in json.loads(call(trained, "history", "--json")) if entry["payload"].get("forced")]
     assert [entry["version"] for entry in forced] == ["v0.0.1"]
@@ -617,7 +617,7 @@ def test_promotion_asks_the_gate_of_params_yaml(trained: Path, run: Run, capsys:
     call(trained, "promote", "digits@v0.0.1")
     assert "digits@v0.0.2 is the champion now instead of v0.0.1" in call(trained, "promote", "digits@v0.0.2")
     params.write_text(params.read_text().replace("0.5", "0.95"))
-    assert "Not met: train.accuracy is 0.91" in call(trained, "promote", "digits@v0.0.1", code=1)
+    assert "✗ train.accuracy is 0.91" in call(trained, "promote", "digits@v0.0.1", code=1)
     kept = json.loads(call(trained, "promote", "digits@v0.0.1", "--json", code=1).partition("error:")[0])
     assert (kept["operation"], kept["payload"]["decision"]["verdict"]) == ("keep", "keep")
     declared = params.read_text()
