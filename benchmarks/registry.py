@@ -48,6 +48,8 @@ def copy_project(root: Path) -> None:
     git(root, "config", "user.name", "Ann")
     git(root, "config", "user.email", "ann@example.invalid")
     cache = Path(git(ROOT, "rev-parse", "--show-toplevel").strip()) / ".dvc/cache"
+    if not cache.is_dir():
+        sys.exit(f"{cache} is not there: run mlops-nb repro first")
     shutil.copytree(cache, root / ".dvc/cache")
     call("dvc", "checkout", "-q", cwd=root)
     git(root, "add", "-A")
