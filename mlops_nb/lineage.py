@@ -308,7 +308,8 @@ def ledger_of(source: Source) -> dict[str, Any]:
     name, out = source.outs[weights]
     for run in Ledger(source.project).runs(name, ["succeeded"], limit=50):
         if run.outputs.get(weights, {}).get("md5") == out.get("md5") and run.started and run.ended:
-            return {
+            energy = {} if run.energy is None else {"energy_kwh": run.energy}
+            return energy | {
                 "run": run.id, "seconds": round(run.ended - run.started, 3), "device": run.device,
                 "peak_memory_mb": round(run.memory / 1e6, 1), "python": run.python, "who": run.who,
                 "started": run.started,

@@ -85,6 +85,7 @@ class Run:
     device: str = ""  # what computed: the CPU, or the GPUs
     memory: int = 0  # bytes, at most, resident, of the kernel and its children
     gpu_memory: int = 0  # bytes, at most, reserved by torch on one GPU
+    energy: float | None = None  # kWh that the machine used meanwhile; None: no counter can be read
     report: str = ""  # where the executed notebook is
     exit_code: int | None = None  # of the command
     signal: str = ""  # that ended the kernel or the runner, as SIGKILL
@@ -133,6 +134,7 @@ class Run:
             "code": self.fingerprint[:16],
             "device": f"{self.device}, kernel {self.kernel}",
             "memory": _size(self.memory) + (f", GPU {_size(self.gpu_memory)}" if self.gpu_memory else ""),
+            "energy": "" if self.energy is None else f"{self.energy:.4g} kWh, of the whole machine",
             "exit": f"{self.exit_code if self.exit_code is not None else ''} {self.signal}".strip(),
             "executed": self.executed,
             "packages": ", ".join(f"{name} {version}" for name, version in self.packages.items()),

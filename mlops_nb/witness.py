@@ -17,6 +17,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from .energy import Meter
 from .errors import MlopsError, StageError, StageFailed
 from .failures import AGAIN, difference, other_code, undeclared
 from .fingerprint import Fingerprints, StageCode, code_cache, keep_sources, sources_of
@@ -87,6 +88,7 @@ class Witness:
         self.ledger = Ledger(job.project)
         self.log = Log(self.folder.log, self.redactor)
         self.guard = Guard()
+        self.meter = Meter()
         self.process: Any = None  # of the kernel
         self.pid = self.injected = 0
         self.began = 0.0
@@ -134,6 +136,8 @@ class Witness:
         from mlops_nb.job_kernel import memory
 
         self.run.memory = max(self.run.memory, memory(self.pid))
+        self.meter.look()
+        self.run.energy = self.meter.kwh
 
     def done(self, cell: Any, index: int, state: str) -> None:
         "The code cell ended"
