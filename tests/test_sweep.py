@@ -218,7 +218,7 @@ CHOICES = {"x": {"choices": [*range(10)]}}
 SWEEPS = SAMPLERS | {
     "killed": function("bowl", SPACE, 24),
     "stressed": function("bowl", SPACE, 40),
-    "read": function("bowl", SPACE, 30),
+    "read": function("bowl", SPACE, 60),
     "held": function("held", trials=6),
     "odd": function(
         "odd", {"how": {"choices": [*ODD]}}, len(ODD), sampler="grid", trial_timeout="3s", retries=1,
@@ -550,6 +550,7 @@ def test_others_read_meanwhile(project: Project) -> None:
     """Plain Optuna, again and again"""
     url = f"sqlite:///{sweep_folder(project, 'read') / 'study.db'}"
     over, faults, seen = threading.Event(), list[Exception](), list[int]()
+    optuna.create_study(storage="sqlite://")  # its storages take longer to import than a few trials
 
     def read() -> None:
         while not over.is_set():
