@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
 from .cli_apply import apply_best
+from .cli_jobs import run_warm
 from mlops_nb.cli_study import (
     list_sweeps,
     list_trials,
@@ -85,6 +86,8 @@ def run_here(options: argparse.Namespace, project: "Project") -> None:
     if options.detach:
         detach(options, project, name)
         return
+    if not options.forked and not options.detached:  # who detaches a sweep knows it by its process
+        run_warm(options.arguments)
     ended_by = Signals()
     try:
         state = _run(options, project, name, ended_by)

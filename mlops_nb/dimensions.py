@@ -173,6 +173,7 @@ class Sweep:
     start_from: tuple[Mapping[str, Any], ...]  # the first trials; what they leave open is sampled
     storage: str  # a URL; empty: a file of its own
     retries: int = 1  # of a trial whose worker died
+    trials_per_process: int = 1  # of a function, one after the other
     prune_direction: str = ""  # which way is better in what is reported
 
     @property

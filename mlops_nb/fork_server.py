@@ -31,7 +31,7 @@ from .imports import closure
 from .notebook import read_notebook
 from .preload import NotForkable, packages_of, preload
 from .project import Project, Settings
-from .template import forget_project, leave, renew, separate
+from .template import forget_project, leave, newest, renew, separate
 from .warm import receive, send
 
 # %% ../nbs/44b_fork_server.ipynb #4772fd0f
@@ -144,7 +144,7 @@ def _reap(control: socket.socket, children: set[int]) -> None:
 # %% ../nbs/44b_fork_server.ipynb #aeec1cec
 def become_runner(runner: Runner, message: dict[str, Any], files: list[int], parent: int) -> NoReturn:
     "In a fork: run the cells that the other side sends"
-    before = set(sys.modules)
+    before = newest()
     code = 1
     channel = socket.socket(fileno=files[0])
     try:
@@ -165,7 +165,7 @@ def become_runner(runner: Runner, message: dict[str, Any], files: list[int], par
         code = 0
     except BaseException:
         os.write(2, traceback.format_exc().encode())
-    leave(code, set(sys.modules) - before, channel)
+    leave(code, before, channel)
 
 
 def _settle(message: dict[str, Any], outputs: list[int]) -> None:

@@ -6,7 +6,6 @@
 __all__ = ['LIGHT', 'is_light', 'FunctionFailed', 'FunctionTrials']
 
 # %% ../nbs/22b_function_trials.ipynb #ab06bb19
-import os
 import select
 import selectors
 import signal
@@ -17,7 +16,7 @@ import time
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from .children import end_young
 from .errors import MlopsError
@@ -54,9 +53,13 @@ class FunctionFailed(MlopsError):
 class FunctionTrials(LocalTrials):
     "Calls a function on this machine, in a fork for each trial"
 
-    def __init__(self, project: Project, function: str, log: Path, prune_on: str | None = None):
+    def __init__(
+        self, project: Project, function: str, log: Path, prune_on: str | None = None,
+        trials: int = 1,  # that a fork runs, one after the other
+    ):  # fmt: skip
         super().__init__(project, log, prune_on)
-        self.function = function
+        self.function, self.trials = function, trials
+        self.idle: list[Running] = []  # forks that wait for another trial, with their last one
         self.codes: dict[int, int] = {}  # exit codes by pid
         self.process: Any = None
         self.control: socket.socket | None = None
@@ -97,8 +100,11 @@ class FunctionTrials(LocalTrials):
 
     def start(self, assignment: Assignment) -> None:
         "Begin a trial, without waiting"
+        place = assignment.environment  # of its GPUs, which a process keeps
         assignment = self.reporting(assignment)
         (self.project.root / assignment.folder).mkdir(parents=True, exist_ok=True)
+        if self._go_on(assignment, place):
+            return
         for _ in range(3):
             if self.control is None:
                 self.begin()
@@ -109,22 +115,37 @@ class FunctionTrials(LocalTrials):
                 self._forget()
         else:
             raise FunctionFailed("the process that is forked for trials ends again and again", place=self.function)
-        self.running[assignment.number] = Running(assignment, channel, 0)
-        self.selector.register(channel, selectors.EVENT_READ, assignment.number)
+        self._follow(Running(assignment, channel, 0))
+
+    def _go_on(self, assignment: Assignment, place: Mapping[str, str]) -> bool:
+        "Hand a trial to a fork that waits, if there is one with the same GPUs"
+        for waiting in [one for one in self.idle if place.items() <= one.assignment.environment.items()]:
+            self.idle.remove(waiting)
+            with suppress(OSError), self._log(assignment) as log:  # it may have been ended meanwhile
+                send(waiting.channel, {"assignment": {**vars(assignment)}}, [log.fileno()])
+                self._follow(Running(assignment, waiting.channel, waiting.process))
+                return True
+            waiting.channel.close()
+        return False
+
+    def _follow(self, running: Running) -> None:
+        self.running[running.assignment.number] = running
+        self.selector.register(running.channel, selectors.EVENT_READ, running.assignment.number)
+
+    def _log(self, assignment: Assignment) -> BinaryIO:
+        return (self.project.root / assignment.folder / "log.txt").open("ab")
 
     def _ask(self, assignment: Assignment) -> socket.socket:
         assert self.control is not None
-        log = os.open(self.project.root / assignment.folder / "log.txt", os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
         ours, theirs = socket.socketpair()
         ours.settimeout(STUCK)
+        message = {"assignment": {**vars(assignment)}, "trials": self.trials}
         try:
-            send(self.control, {"assignment": {**vars(assignment)}}, [theirs.fileno(), log])
+            with theirs, self._log(assignment) as log:
+                send(self.control, message, [theirs.fileno(), log.fileno()])
         except BaseException:
             ours.close()
             raise
-        finally:
-            theirs.close()
-            os.close(log)
         return ours
 
     def wait(self, seconds: float) -> list[Report | Ended]:
@@ -163,8 +184,12 @@ class FunctionTrials(LocalTrials):
                 self.running[message["number"]].process = message["started"]
             else:
                 end_young(message["started"])  # it was to end before it had begun
-        elif any(running.process == message["ended"] for running in self.running.values()):
+            return
+        if any(running.process == message["ended"] for running in self.running.values()):
             self.codes[message["ended"]] = message["code"]
+        for waiting in [one for one in self.idle if one.process == message["ended"]]:
+            self.idle.remove(waiting)
+            waiting.channel.close()
 
     def _ended(self, number: int) -> Ended:
         "The trial said so, or it is gone"
@@ -176,9 +201,12 @@ class FunctionTrials(LocalTrials):
             message, _ = receive(running.channel)
             outcome = read_outcome(message["outcome"])
         except (EOFError, OSError):
-            outcome = self._gone(running)
+            outcome, message = self._gone(running), {}
             outcome.seconds = time.monotonic() - running.began
-        running.channel.close()
+        if message.get("waits") and running.process:
+            self.idle.append(running)
+        else:
+            running.channel.close()
         del self.running[number]
         self.codes.pop(running.process, None)
         return Ended(number, outcome)
@@ -214,6 +242,8 @@ class FunctionTrials(LocalTrials):
             self.selector.unregister(self.control)
         self.control.close()
         self.control = None
+        while self.idle:
+            self.idle.pop().channel.close()
         if self.process is not None:
             self.lost = died(self.process)
 

@@ -6,6 +6,7 @@
 __all__ = ['OUTCOME', 'call', 'seed_all', 'serve', 'main', 'import_of']
 
 # %% ../nbs/22aa_function_worker.ipynb #da53aa87
+import gc
 import importlib
 import os
 import random
@@ -101,6 +102,8 @@ def serve(control: socket.socket, shell: Any = None) -> None:
         send(control, {"problem": f"{type(error).__name__}: {error}"})
         return
     send(control, {"ready": True})
+    gc.collect()
+    gc.freeze()  # no fork looks at what was there before, and copies it by that
     alarm = Alarm()
     forks: set[int] = set()
     while True:
@@ -155,7 +158,7 @@ def _fork(control: socket.socket, function: Any, message: dict[str, Any], files:
     pid = os.fork()
     if not pid:
         control.close()
-        _become_trial(function, Assignment(**message["assignment"]), files, ours)
+        _become_trials(function, message, files, ours)
     for file in files:
         os.close(file)
     with suppress(OSError):  # the next message is the end
@@ -163,40 +166,79 @@ def _fork(control: socket.socket, function: Any, message: dict[str, Any], files:
     return pid
 
 
-def _become_trial(function: Any, assignment: Assignment, files: list[int], parent: int) -> NoReturn:
-    "In a fork: call the function, say what became of it, and end"
-    channel, code = socket.socket(fileno=files[0]), 1
+def _become_trials(function: Any, message: dict[str, Any], files: list[int], parent: int) -> NoReturn:
+    "In a fork: call the function for one trial, or for several in turn, say what became of each, and end"
+    channel, log, code = socket.socket(fileno=files[0]), files[1], 1
     try:
         separate()
         end_with(parent)
-        _settle(assignment, files[1])
-        began = time.monotonic()
-        outcome = call(function, assignment)
-        outcome.seconds = time.monotonic() - began
-        outcome.memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-        outcome.gpu_memory = _gpu_memory()
-        with suppress(OSError):
-            write_text(Path(assignment.folder) / OUTCOME, outcome.as_json())
-        sys.stdout.flush()
-        sys.stderr.flush()
-        send(channel, {"outcome": outcome.as_json()})
+        _open_streams()
+        renew()
+        before, here = dict(os.environ), Path.cwd()
+        for left in reversed(range(message["trials"])):
+            assignment = Assignment(**message["assignment"])
+            _settle(assignment, log, before, here)
+            outcome = _run(function, assignment)
+            waits = left > 0 and outcome.state != "failed"
+            send(channel, {"outcome": outcome.as_json(), "waits": waits})
+            if not waits:
+                break
+            _forget_peaks()
+            message, (log,) = receive(channel)
+        code = 0
+    except EOFError:  # there are no more trials
         code = 0
     except BaseException:
         os.write(2, traceback.format_exc().encode())
     os._exit(code)
 
 
-def _settle(assignment: Assignment, log: int) -> None:
-    "The streams, variables and threads of a trial"
+def _open_streams() -> None:
     nothing = os.open(os.devnull, os.O_RDONLY)
-    for file, target in ((nothing, 0), (log, 1), (log, 2)):
-        os.dup2(file, target)
+    os.dup2(nothing, 0)
+    os.close(nothing)
     sys.stdout = open(1, "w", buffering=1, encoding="utf-8", closefd=False)  # noqa: SIM115
     sys.stderr = open(2, "w", buffering=1, encoding="utf-8", closefd=False)  # noqa: SIM115
-    os.environ.update(assignment.environment)
-    renew()
+
+
+def _settle(assignment: Assignment, log: int, before: dict[str, str], here: Path) -> None:
+    "The log, variables, folder and threads of a trial"
+    for target in (1, 2):
+        os.dup2(log, target)
+    os.close(log)
+    variables = before | dict(assignment.environment)
+    if dict(os.environ) != variables:
+        os.environ.clear()
+        os.environ.update(variables)
+    os.chdir(here)
     if "torch" in sys.modules:
         sys.modules["torch"].set_num_threads(max(1, int(assignment.cpus)))
+
+
+def _run(function: Any, assignment: Assignment) -> Outcome:
+    "Call the function, and measure it"
+    began = time.monotonic()
+    outcome = call(function, assignment)
+    outcome.seconds = time.monotonic() - began
+    outcome.memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    outcome.gpu_memory = _gpu_memory()
+    with suppress(OSError):
+        write_text(Path(assignment.folder) / OUTCOME, outcome.as_json())
+    sys.stdout.flush()
+    sys.stderr.flush()
+    return outcome
+
+
+def _forget_peaks() -> None:
+    "The next trial has a peak of its own"
+    gc.collect()
+    with suppress(OSError):
+        Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
+    torch = sys.modules.get("torch")
+    if torch is not None and torch.cuda.is_initialized():
+        torch.cuda.empty_cache()
+        for number in range(torch.cuda.device_count()):
+            torch.cuda.reset_peak_memory_stats(number)
 
 
 def _gpu_memory() -> int:

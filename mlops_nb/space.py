@@ -207,7 +207,7 @@ def _read_slots(place: Place) -> dict[str, Any]:
 KEYS = (
     "stages", "objective", "minimize", "maximize", "constraints", "space", "trials", "timeout", "no_improvement_for",
     "trial_timeout", "sampler", "pruner", "prune_on", "seed", "lag", "resources", "slots", "start_from", "storage",
-    "retries",
+    "retries", "trials_per_process",
 )  # fmt: skip
 
 
@@ -252,6 +252,7 @@ def _read_sweep(project: Project, place: Place, stages: Mapping[str, Stage]) -> 
     found["slots"] = _read_slots(place.at("slots"))
     found["start_from"] = _read_start(place.at("start_from"), found["space"])
     found["storage"] = _read_storage(place.at("storage", ""))
+    found["trials_per_process"] = _read_trials_per_process(place.at("trials_per_process", 1), found["function"])
     return Sweep(name=name, **found)
 
 
@@ -280,6 +281,13 @@ def _given(place: Place, key: str) -> Place:
     if place.value.get(key) is None:
         raise place.error(f"no {key}", expected=f"{key}: {{train.learning_rate: {{low: 1e-4, high: 1e-1, log: true}}}}")
     return place.at(key)
+
+
+def _read_trials_per_process(place: Place, function: str) -> int:
+    number = place.whole(1)
+    if number > 1 and not function:
+        raise place.error("a kernel runs one notebook", expected="`objective: module:function` beside it", seen=number)
+    return number
 
 
 def _read_storage(place: Place) -> str:

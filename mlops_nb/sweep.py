@@ -160,7 +160,7 @@ def _executor(project: Project, sweep: Sweep, log: Path) -> Executor:
     if sweep.function:
         from mlops_nb.function_trials import FunctionTrials
 
-        return FunctionTrials(project, sweep.function, log, prune_on)
+        return FunctionTrials(project, sweep.function, log, prune_on, sweep.trials_per_process)
     from mlops_nb.notebook_trials import NotebookTrials
 
     return NotebookTrials(project, sweep.name, sweep.stages, log, prune_on)
@@ -186,7 +186,7 @@ def _ending() -> Iterator[None]:
 # %% ../nbs/23_sweep.ipynb #fa189575
 def verify_trial(project: Project, name: str, number: int) -> list[str]:
     "Run a trial again, on cold kernels, and tell which metrics differ"
-    from mlops_nb.notebook_trials import read_plan, run_trial
+    from mlops_nb.notebook_trials import read_plan, run_trial, variables_of
     from mlops_nb.progress import Progress
     from mlops_nb.study import open_study
 
@@ -200,8 +200,11 @@ def verify_trial(project: Project, name: str, number: int) -> list[str]:
     if changed := _changed(study.user_attrs, _fixed(project, sweep)):
         raise SweepError("not what it was in the trial", file="params.yaml", place=name, seen="; ".join(changed))
     folder = f"{trial_folder(project, name, number)}-verified"
-    assignment = Assignment(number, trial.params, trial_seed(sweep.seed, number), folder, timeout=sweep.trial_timeout)
-    before = environment_changes({"MLOPS_NB_WARM": "0"})
+    assignment = Assignment(
+        number, trial.params, trial_seed(sweep.seed, number), folder,
+        timeout=sweep.trial_timeout, cpus=sweep.resources.cpus,
+    )  # fmt: skip
+    before = environment_changes({**variables_of(assignment), "MLOPS_NB_WARM": "0"})
     try:
         outcome = run_trial(read_plan(project, name, sweep.stages), assignment, Progress(lambda text: None))
     finally:

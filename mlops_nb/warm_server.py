@@ -65,8 +65,9 @@ SPIN = {"GOMP_SPINCOUNT": "3000"}  # threads of two jobs on the same cores wait 
 TEMPLATES = 3  # of different environments, kept at the same time
 AHEAD = (
     "IPython.core.inputtransformer2", "asyncio", "concurrent.futures", "filelock", "jupyter_client.asynchronous",
-    "jupyter_client.provisioning", "nbclient", "nbformat.v4.nbjson", "papermill.execute", "papermill.parameterize",
-    "papermill.translators", "psutil", "rich.progress", "ruamel.yaml", "sqlite3", "zmq.asyncio",
+    "jupyter_client.provisioning", "nbclient", "nbformat.v4.nbjson", "optuna.samplers", "optuna.trial",
+    "papermill.execute", "papermill.parameterize", "papermill.translators", "psutil",
+    "rich.progress", "ruamel.yaml", "sqlite3", "zmq.asyncio",
 )  # fmt: skip
 
 
