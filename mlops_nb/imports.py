@@ -455,7 +455,7 @@ class _Search:
             self.found.unclear += [f"{place}, which is not a file of the project,"] if place else []
             return
         self.used[path] = None
-        self.once(self.execute, path, (path.parent, *roots))
+        self.once(self.execute, path, tuple(dict.fromkeys((path.parent, *roots))))  # it may name itself
 
     def execute(self, path: Path, roots: Folders) -> None:
         "The code of a file that is run"
