@@ -40,6 +40,7 @@ clean: ## remove the environment and local state; artifacts and data stay
 	$(PYTHON) -m venv .venv
 	python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt setuptools wheel
 	python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --no-build-isolation --editable '.[dev]'
+	python -m compileall -q mlops_nb pytest_mlops_nb.py  # which pip leaves undone for an editable package
 	mlops-nb kernel install
 	@python -c 'import matplotlib.font_manager'  # builds its cache now, not in the output of a stage
 	@touch $@
