@@ -2089,6 +2089,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                    'mlops_nb.recorded.by_hand': ('recorded.html#by_hand', 'mlops_nb/recorded.py')},
             'mlops_nb.recovery': { 'mlops_nb.recovery._bury': ('recovery.html#_bury', 'mlops_nb/recovery.py'),
                                    'mlops_nb.recovery._give_back': ('recovery.html#_give_back', 'mlops_nb/recovery.py'),
+                                   'mlops_nb.recovery._withdrawn': ('recovery.html#_withdrawn', 'mlops_nb/recovery.py'),
                                    'mlops_nb.recovery.close': ('recovery.html#close', 'mlops_nb/recovery.py'),
                                    'mlops_nb.recovery.give_back': ('recovery.html#give_back', 'mlops_nb/recovery.py'),
                                    'mlops_nb.recovery.locked': ('recovery.html#locked', 'mlops_nb/recovery.py'),

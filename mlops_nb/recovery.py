@@ -125,11 +125,8 @@ def stop(project: Project, run: Run, wait: float = 10.0) -> Run:
     folder, end = RunFolder(project, run.id), time.monotonic() + wait
     if run.state not in UNFINISHED:
         raise StageError("it has ended already", place=run.id, seen=run.state)
-    if run.state == "queued":
-        with suppress(Timeout), folder.lock.acquire(blocking=False):
-            run.state, run.problem, run.ended = "interrupted", "ended before it began", time.time()
-            close(project, run, lambda text: None)
-            return run
+    if run.state == "queued" and _withdrawn(project, run, folder):
+        return run
     if run.host != host() or not run.pid:
         raise StageError("it runs elsewhere", place=run.id, seen=f"{run.host or 'a host that is not known'}")
     os.kill(run.pid, signal.SIGTERM)
@@ -137,4 +134,17 @@ def stop(project: Project, run: Run, wait: float = 10.0) -> Run:
         time.sleep(0.05)
     if folder.alive():
         raise StageError(f"it did not end within {wait:g} s", place=run.id, remedy=f"kill -9 {run.pid}")
+    ended = Ledger(project).find(run.id)
+    if ended.state == "queued" and _withdrawn(project, ended, folder):  # it had not come so far as to say so itself
+        return ended
+    recover(project)
     return Ledger(project).find(run.id)
+
+
+def _withdrawn(project: Project, run: Run, folder: RunFolder) -> bool:
+    "Say that a run was ended before it began; False when it has begun"
+    with suppress(Timeout), folder.lock.acquire(blocking=False):
+        run.state, run.problem, run.ended = "interrupted", "ended before it began", time.time()
+        close(project, run, lambda text: None)
+        return True
+    return False
