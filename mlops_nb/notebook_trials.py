@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from .errors import MlopsError
-from .execution import execute
+from .execution import RunsAlready, execute
 from mlops_nb.executors import (
     PATIENCE,
     STUCK,
@@ -107,7 +107,14 @@ def _run_stage(plan: Plan, request: Request, progress: Progress, run_id: str) ->
     since = time.time()
     job = prepare_stage(plan.project, plan.stages, request, plan.params)
     job = replace(job, code=check_hashed(plan.project, job.stage), since=since, what_if=True)
-    return execute(job, progress, run_id)
+    end = time.monotonic() + STUCK
+    while True:
+        try:
+            return execute(job, progress, run_id)
+        except RunsAlready:  # an earlier attempt, whose coordinator was killed, has not quite ended
+            if time.monotonic() > end:
+                raise
+            time.sleep(0.05)
 
 
 def _keep_notebook(plan: Plan, stage: str, assignment: Assignment, run_id: str) -> None:

@@ -238,6 +238,7 @@ class WarmProcess:
     ):
         self.ports = ports or {}
         self.pid, self.descriptor, self.returncode = pid, descriptor, None  # type: int, int, int | None
+        self.is_lost = False  # it ended, and nobody knows with which code
         self._channel = channel
 
     def files(self) -> list[int]:
@@ -249,7 +250,8 @@ class WarmProcess:
         if self.returncode is None and (ready := select.select(self.files(), [], [], 0)[0]):
             code = self._exit_code()
             if code is not None or self.descriptor in ready:
-                self.returncode = 1 if code is None else code  # 1: the server is gone, and nobody else knows the code
+                self.is_lost = code is None
+                self.returncode = 1 if code is None else code
                 os.close(self.descriptor)
         return self.returncode
 
@@ -379,6 +381,9 @@ def warm_command(
         signal.signal(getattr(signal, name), lambda number, frame: process.send_signal(number))
     signal.signal(signal.SIGTSTP, lambda number, frame: _stop(process))
     code = process.wait()
+    if code < 0 or process.is_lost:
+        how = f"was killed by {signal.Signals(-code).name}" if code < 0 else "is gone, and the warm server too"
+        print(f"error: the process that ran the command {how}", file=sys.stderr)
     return code if code >= 0 else 128 - code
 
 

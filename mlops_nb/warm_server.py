@@ -401,6 +401,8 @@ def become_command(message: dict[str, Any], files: list[int], channel: socket.so
         for stream in (sys.stdout, sys.stderr):
             with suppress(Exception):
                 stream.flush()
+        with suppress(OSError):
+            send(channel, {"exit": code})  # also when the server is gone by now
         os._exit(code)
 
 

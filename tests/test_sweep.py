@@ -1005,11 +1005,28 @@ def test_kernels_end_with_their_coordinator(stages: Project, number: signal.Sign
     assert coordinator != process.pid  # a fork of the warm server
     os.kill(coordinator, number)
     assert process.wait(30) == 128 + number
-    until(lambda: not any(alive(line["pid"]) for line in lines))
     assert states(stages, "held") == {"WAITING" if number == signal.SIGINT else "RUNNING": 2}
+    if number == signal.SIGKILL:
+        assert "the process that ran the command was killed by SIGKILL" in (stages.root / "printed.txt").read_text()
     (stages.root / "hold").unlink()
-    assert sweep(stages, "held").counts == {"complete": 3, "left": 0}
+    assert sweep(stages, "held").counts == {"complete": 3, "left": 0}  # at once, while the kernels may be ending
+    until(lambda: not any(alive(line["pid"]) for line in lines))
     put_away(stages, "held", f"held.{number.value}")
+
+
+def test_a_sweep_outlives_the_warm_server(stages: Project) -> None:
+    """The server is killed: what it has forked goes on, and the command tells how it ended"""
+    (stages.root / "hold").touch()
+    before = len(said(stages, "held"))
+    process = started(stages, "held", MLOPS_NB_WARM="1")
+    until(lambda: len(said(stages, "held")[before:]) == 2)
+    words, warm = ["mlops-nb", "kernel", "status", "--json"], environment(MLOPS_NB_WARM="1")
+    status = subprocess.run(words, cwd=stages.root, env=warm, capture_output=True, check=True)
+    os.kill(json.loads(status.stdout)["pid"], signal.SIGKILL)
+    (stages.root / "hold").unlink()
+    assert process.wait(60) == 0
+    assert states(stages, "held") == {"COMPLETE": 3}
+    put_away(stages, "held", "held.server")
 
 
 def test_a_sweep_ends_with_its_terminal(stages: Project) -> None:
