@@ -785,6 +785,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                    'mlops_nb.executed.stable_text': ('executed.html#stable_text', 'mlops_nb/executed.py')},
             'mlops_nb.execution': { 'mlops_nb.execution.RunsAlready': ('execution.html#runsalready', 'mlops_nb/execution.py'),
                                     'mlops_nb.execution._alone': ('execution.html#_alone', 'mlops_nb/execution.py'),
+                                    'mlops_nb.execution._check_queued': ('execution.html#_check_queued', 'mlops_nb/execution.py'),
                                     'mlops_nb.execution._command': ('execution.html#_command', 'mlops_nb/execution.py'),
                                     'mlops_nb.execution._dead': ('execution.html#_dead', 'mlops_nb/execution.py'),
                                     'mlops_nb.execution._failed': ('execution.html#_failed', 'mlops_nb/execution.py'),

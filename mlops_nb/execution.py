@@ -194,6 +194,8 @@ def execute(job: Job, progress: Progress, run_id: str = "") -> Run:
     project = job.project
     run = _record(job, run_id)
     with _alone(job), _open_folder(project, run) as folder:
+        if run_id and folder.record.exists():
+            _check_queued(project, run_id)
         recover(project, job.locks)
         witness = Witness(job, run, progress)
         try:
@@ -219,6 +221,12 @@ def execute(job: Job, progress: Progress, run_id: str = "") -> Run:
         with _undisturbed():
             _finish(job, run, witness)
     return run
+
+
+def _check_queued(project: Project, run_id: str) -> None:
+    "Somebody may have ended it meanwhile; once its folder is locked, nobody can any more"
+    if Ledger(project).find(run_id).state != "queued":
+        raise StageFailed("it was ended before it began", place=run_id)
 
 
 @contextmanager
@@ -362,8 +370,8 @@ def run(
     "Run a stage or another notebook"
     progress = progress or Progress()
     try:
-        if run_id and Ledger(project).find(run_id).state != "queued":
-            raise StageFailed("it was ended before it began", place=run_id)
+        if run_id:
+            _check_queued(project, run_id)
         job = _prepare(project, request, progress)
         return execute(job, progress, run_id)
     except BaseException as error:
