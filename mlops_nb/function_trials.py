@@ -51,7 +51,7 @@ class FunctionFailed(MlopsError):
 
 
 class FunctionTrials(LocalTrials):
-    "Calls a function on this machine, in a fork for each trial"
+    "Calls a function on this machine, in a fork for each trial, or for several in turn"
 
     def __init__(
         self, project: Project, function: str, log: Path, prune_on: str | None = None,

@@ -255,6 +255,7 @@ SWEEPS = SAMPLERS | {
     "url": function("quick", trials=3),
     "pruned": function("pruned", CHOICES, 10, sampler="grid", pruner="median", prune_on="value"),
     "gpus": function("gpu", trials=12, resources={"gpus": 1}, slots=TWO_GPUS),
+    "gpus_kept": function("gpu", trials=12, resources={"gpus": 1}, slots=TWO_GPUS, trials_per_process=6),
     "half": function("gpu", trials=12, resources={"gpus": 0.5}, slots=TWO_GPUS),
     "memory": function("memory", CHOICES, 10, sampler="grid", resources={"gpus": 0.5}, slots=TWO_GPUS),
     "broken": function("broken_gpu", trials=12, resources={"gpus": 1}, slots=TWO_GPUS),
@@ -777,9 +778,9 @@ def test_when_it_is_over(project: Project) -> None:
 def intervals(project: Project, since: int) -> dict[str, list[tuple[float, float, dict[str, Any]]]]:
     """When a trial ran on which GPU"""
     found = defaultdict(list)
-    ends = {(line["pid"]): line["time"] for line in said(project, "ends")[since:]}
+    ends = {(line["pid"], line["x"]): line["time"] for line in said(project, "ends")[since:]}
     for line in said(project, "begins")[since:]:
-        found[line["gpu"]].append((line["time"], ends[line["pid"]], line))
+        found[line["gpu"]].append((line["time"], ends[line["pid"], line["x"]], line))
     return found
 
 
@@ -788,12 +789,15 @@ def most(spans: Sequence[tuple[float, float, Any]]) -> int:
     return max(sum(begin <= one[0] < end for begin, end, _ in spans) for one in spans)
 
 
-@pytest.mark.parametrize(("name", "at_once"), [("gpus", 1), ("half", 2)])
+@pytest.mark.parametrize(("name", "at_once"), [("gpus", 1), ("gpus_kept", 1), ("half", 2)])
 def test_gpus_are_never_shared_too_much(project: Project, name: str, at_once: int) -> None:
     since = len(said(project, "begins"))
     assert sweep(project, name, workers=4).counts == {"complete": 12, "left": 0}
     found = intervals(project, since)
     assert {*found} == {"0", "1"}
+    used = {(line["pid"], line["gpu"]) for line in said(project, "begins")[since:]}
+    assert len({pid for pid, _ in used}) == len(used)  # a process keeps its GPU
+    assert (len(used) < 12) == (name == "gpus_kept")
     assert all(most(spans) <= at_once for spans in found.values())
     assert {tuple(one.user_attrs["gpus"]) for one in trials(project, name)} == {(0,), (1,)}
 
@@ -848,8 +852,9 @@ MAKE = (
 )
 COUNT = (
     'table: In = "out/table.csv"\nscores: Metrics = "reports/count/metrics.json"\nbias: float = 0.0',
-    "import json\nfrom pathlib import Path",
-    "size = len(Path(table).read_text())\nPath(scores).write_text(json.dumps({'length': size + bias}))",
+    "import json, os\nfrom pathlib import Path",
+    "size = len(Path(table).read_text())\nPath(scores).write_text(json.dumps({'length': size + bias}))\n"
+    "print('threads', os.environ.get('MKL_NUM_THREADS'))",
 )
 WRONG = (
     'how: str = "fine"\nscores: Metrics = "reports/wrong/metrics.json"',
@@ -942,8 +947,10 @@ def stages(tmp_path_factory: pytest.TempPathFactory, run: Run) -> Iterator[Proje
     stop_server(root)
 
 
-def test_notebooks_are_the_same_after_a_restart(stages: Project) -> None:
-    """And each trial leaves its notebooks, metrics, log and runs"""
+def test_notebooks_are_the_same_after_a_restart(stages: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And each trial leaves its notebooks, metrics, log and runs; torch may use as many threads as it has CPUs"""
+    for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS"):
+        monkeypatch.delenv(name, raising=False)
     sweep(stages, "lengths", workers=1)
     first = told(stages, "lengths")
     put_away(stages, "lengths", "lengths.0")
@@ -957,6 +964,7 @@ def test_notebooks_are_the_same_after_a_restart(stages: Project) -> None:
         assert (folder / "out/table.csv").read_text() == "x" * one.params["make.rows"]
         scores = json.loads((folder / "reports/count/metrics.json").read_text())
         assert scores == {"length": one.value}
+        assert "threads 1" in (folder / "reports/count/notebook.ipynb").read_text()
         for stage in ("make", "count"):
             cells = json.loads((folder / f"reports/{stage}/notebook.ipynb").read_text())["cells"]
             assert any(cell.get("execution_count") for cell in cells)
