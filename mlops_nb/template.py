@@ -113,19 +113,21 @@ def leave(
     channel: socket.socket,
 ) -> NoReturn:
     "End as the interpreter does, but for taking apart what all forks share"
-    threading._shutdown()  # type: ignore[attr-defined]
-    atexit._run_exitfuncs()
-    new = takewhile(lambda item: before.get(item[0]) != id(item[1]), reversed(sys.modules.items()))
-    for module in [sys.modules["__main__"], *(module for _, module in new)]:
-        if isinstance(module, ModuleType):  # files that were left open are written when their last holder goes
-            vars(module).clear()
-    gc.collect()
-    for stream in (sys.__stdout__, sys.__stderr__):
-        with suppress(Exception):
-            stream.flush()  # type: ignore[union-attr]
-    with suppress(OSError):
-        send(channel, {"exit": code})  # all is done; that the system frees the memory is not worth waiting for
-    os._exit(code)
+    try:
+        threading._shutdown()  # type: ignore[attr-defined]
+        atexit._run_exitfuncs()
+        new = takewhile(lambda item: before.get(item[0]) != id(item[1]), reversed(sys.modules.items()))
+        for module in [sys.modules["__main__"], *(module for _, module in new)]:
+            if isinstance(module, ModuleType):  # files that were left open are written when their last holder goes
+                vars(module).clear()
+        gc.collect()
+        for stream in (sys.__stdout__, sys.__stderr__):
+            with suppress(Exception):
+                stream.flush()  # type: ignore[union-attr]
+        with suppress(OSError):
+            send(channel, {"exit": code})  # all is done; that the system frees the memory is not worth waiting for
+    finally:
+        os._exit(code)  # whatever signal comes meanwhile: a fork never becomes a second template
 
 # %% ../nbs/11c_template.ipynb #7db0155b
 class Watch(threading.Thread):

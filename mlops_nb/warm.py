@@ -89,8 +89,10 @@ def send(
 ) -> None:
     "Send one message"
     data = json.dumps(message).encode(errors="surrogateescape")
-    socket.send_fds(channel, [struct.pack("!Q", len(data))], files)
-    channel.sendall(data)
+    whole = struct.pack("!Q", len(data)) + data  # a small one leaves at once: no signal comes between its parts
+    sent = socket.send_fds(channel, [whole], files)
+    if sent < len(whole):  # to send nothing is an error, if the other side has read it all and is gone
+        channel.sendall(memoryview(whole)[sent:])
 
 
 def receive(channel: socket.socket) -> tuple[dict[str, Any], list[int]]:
@@ -102,7 +104,10 @@ def receive(channel: socket.socket) -> tuple[dict[str, Any], list[int]]:
         (size,) = struct.unpack("!Q", _exactly(channel, 8, header))
         if size > LARGEST:
             raise EOFError("not a message of ours")
-        return json.loads(_exactly(channel, size).decode(errors="surrogateescape")), files
+        try:
+            return json.loads(_exactly(channel, size).decode(errors="surrogateescape")), files
+        except ValueError as error:  # half a message, of somebody who was killed, and another behind it
+            raise EOFError("not a message of ours") from error
     except BaseException:
         for file in files:
             os.close(file)

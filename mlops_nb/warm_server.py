@@ -396,14 +396,16 @@ def become_command(message: dict[str, Any], files: list[int], channel: socket.so
 
         traceback.print_exc()
     finally:
-        threading._shutdown()  # type: ignore[attr-defined]
-        atexit._run_exitfuncs()
-        for stream in (sys.stdout, sys.stderr):
-            with suppress(Exception):
-                stream.flush()
-        with suppress(OSError):
-            send(channel, {"exit": code})  # also when the server is gone by now
-        os._exit(code)
+        try:
+            threading._shutdown()  # type: ignore[attr-defined]
+            atexit._run_exitfuncs()
+            for stream in (sys.stdout, sys.stderr):
+                with suppress(Exception):
+                    stream.flush()
+            with suppress(OSError):
+                send(channel, {"exit": code})  # also when the server is gone by now
+        finally:
+            os._exit(code)  # whatever signal comes meanwhile: a fork never becomes a second server
 
 
 def _follow(channel: socket.socket) -> None:

@@ -15,7 +15,7 @@ import pytest
 from conftest import Run, environment
 from kernels import alive, kernel, make_project, processes_of, server_status, stop_server, until
 
-from mlops_nb.warm import NotWarm, Place, check_peer, connect, private_folder, warm_kernel
+from mlops_nb.warm import NotWarm, Place, check_peer, connect, fork_command, private_folder, warm_kernel
 
 if sys.platform != "linux":
     pytest.skip("warm kernels need Linux", allow_module_level=True)
@@ -424,6 +424,34 @@ def test_a_command_is_a_fork(small: Path, run: Run) -> None:
             assert (small / "out/table.csv").read_text() == "xxx"  # the earlier output is back
     finally:
         stop_server(small)
+
+
+def test_signals_at_the_end_of_a_command(own: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """They come in the midst of what a fork says last: its client understands that, and no fork becomes a server"""
+    (own / "hammered.py").write_text(
+        textwrap.dedent(
+            """
+            import signal
+
+            def main(arguments, forked):
+                def interrupt(number, frame):
+                    raise KeyboardInterrupt
+                signal.signal(signal.SIGALRM, interrupt)
+                signal.setitimer(signal.ITIMER_REAL, float(arguments[0]))
+                return 7
+            """
+        )
+    )
+    monkeypatch.syspath_prepend(own)
+    codes = set()
+    for step in range(80):
+        process = fork_command(Place(own), "hammered:main", [str(step * 5e-5 + 1e-5)], own, (0, 1, 2))
+        codes.add(process.wait(20))
+        assert not process.is_lost
+        until(lambda pid=process.pid: not alive(pid), 5)
+    assert codes <= {7, 2}  # what it was to return; or the signal came before it had
+    assert 7 in codes
+    until(lambda: (server_status(own) or {"commands": None})["commands"] == [], 5)
 
 
 def test_without_the_setting_everything_works_on_ordinary_kernels(small: Path, run: Run) -> None:
