@@ -162,13 +162,14 @@ def _log(options: argparse.Namespace, ledger: "Ledger", wanted: "list[Run]") -> 
     from mlops_nb.recovery import recover
 
     for run in wanted:
-        folder, place = RunFolder(ledger.project, run.id), 0
+        folder = ledger.project.root / run.folder if run.folder else RunFolder(ledger.project, run.id).path
+        log, place = folder / "log.txt", 0
         while True:
             if options.follow:
                 recover(ledger.project)
             goes_on = options.follow and ledger.find(run.id).is_open
-            if folder.log.exists():
-                with folder.log.open("rb") as file:
+            if log.exists():
+                with log.open("rb") as file:
                     file.seek(place)
                     while data := file.read(1 << 20):
                         sys.stdout.write(plain(data.decode(errors="replace"), sys.stdout))
@@ -216,6 +217,10 @@ def do_report(options: argparse.Namespace) -> None:
     recover(project)
     ledger = Ledger(project)
     run = ledger.find(options.id)
+    if run.folder:
+        sweep, _, number = run.trial.rpartition("/")
+        remedy = f"mlops-nb sweep trial {sweep} {number}, or for all trials: mlops-nb sweep report {sweep}"
+        raise StageError("it called a function, and there is no notebook to show", place=run.id, remedy=remedy)
     earlier = [other for other in ledger.runs(run.name, ["succeeded"], what_if=False) if other.created < run.created]
     path = Path(options.output).resolve() if options.output else RunFolder(project, run.id).path / "report.html"
     if path.suffix not in (".html", ".htm") or path.is_dir():

@@ -11,7 +11,7 @@ import shutil
 import signal
 import time
 from collections import Counter, deque
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from .dimensions import MEASURED
 from .executors import Assignment, Ended, Executor, Outcome, Report, read_outcome
+from .function_runs import RECORD, FunctionRuns
 from .mind import STATE, Judge, Mind
 from .project import Project
 from .slots import Lease, Slots
@@ -81,6 +82,7 @@ class Coordinator:
         self.project, self.sweep, self.record, self.executor = project, sweep, record, executor
         self.slots, self.observer, self.workers, self.fast = slots, observer, workers, fast
         self.keys, self.known = Keys(project, sweep), Known(project)
+        self.runs = FunctionRuns(project, sweep.name, sweep.function, lambda: self.keys.code)
         self.judge = Judge(sweep) if sweep.pruner != "none" else None
         self.queue: deque[Next] = deque()
         self.running: dict[int, tuple[Next, Lease]] = {}
@@ -168,7 +170,7 @@ class Coordinator:
         self.record.run(trial.number)
         outcome = self._left(item) if "folder" in facts else Outcome("failed", "no-value", "somebody else added it")
         if outcome is not None:
-            self.finish(item, outcome)
+            self.finish(item, self.kept(item, outcome))
         else:
             self.queue.append(item)
 
@@ -299,8 +301,9 @@ class Coordinator:
 
     def forget_outcome(self, number: int) -> None:
         "What lies in the folder is not of the attempt that begins"
-        with suppress(OSError):
-            (self.project.root / self.folder(number) / "outcome.json").unlink()
+        for name in ("outcome.json", RECORD):
+            with suppress(OSError):
+                (self.project.root / self.folder(number) / name).unlink()
 
     def hear(self, report: Report) -> None:
         "A trial has come so far"
@@ -321,6 +324,7 @@ class Coordinator:
         number, outcome = event.number, event.outcome
         self._check_disk(number, outcome)
         item, lease = self.running.pop(number)
+        outcome = self.kept(item, outcome, lease.gpus)
         ended: Any = outcome.kind if outcome.kind in ("died", "out-of-memory") else "failed"
         ended = ended if outcome.state == "failed" else "finished"
         for text in self.slots.release(lease, ended, outcome.gpu_memory):
@@ -333,6 +337,12 @@ class Coordinator:
             self.run_again(item, outcome, alone)
         else:
             self.finish(item, outcome, **({"gpus": [*lease.gpus]} if lease.gpus else {}))
+
+    def kept(self, item: Next, outcome: Outcome, gpus: Sequence[int] = ()) -> Outcome:
+        "With its run in the ledger: a function leaves none by itself, as notebooks do"
+        if not self.sweep.function:
+            return outcome
+        return replace(outcome, runs=[self.runs.add(item.number, item.values, self.folder(item.number), outcome, gpus)])
 
     def run_again(self, item: Next, outcome: Outcome, alone: bool) -> None:
         "Before all others"
@@ -376,6 +386,7 @@ class Coordinator:
                 self.record.set("spent", round(self.spent, 3))
         finally:
             self.executor.close()
+            self.runs.close()
             self.record.close()
 
     def summary(self, state: str) -> Summary:

@@ -79,11 +79,16 @@ class Saver(NotebookExecutionManager):  # type: ignore[misc]
     def save(self, nb: NotebookNode | None = None, **rest: Any) -> None:
         "Save, if the last time is long enough ago"
         self.nb = nb or self.nb
-        if time.monotonic() - self.saved >= max(INTERVAL, 4 * self.cost):
+        if time.monotonic() >= self.due:
             try:
                 self.save_now()
             except OSError:  # a full disk may have room again; the save at the end decides
                 self.saved = time.monotonic()
+
+    @property
+    def due(self) -> float:
+        "The moment from which the next save is worth it"
+        return self.saved + max(INTERVAL, 4 * self.cost)
 
     def save_now(self) -> None:
         "Save"
@@ -281,9 +286,19 @@ class Client(PapermillNotebookClient):  # type: ignore[misc]
 
     async def _save_regularly(self) -> None:
         while True:
-            await asyncio.sleep(INTERVAL)
+            await asyncio.sleep(max(0.05, self.nb_man.due - time.monotonic()))
             self.watcher.tick()
             self.nb_man.save()
+
+    async def _async_cleanup_kernel(self) -> None:
+        "End the kernel; what the last cells printed is saved meanwhile, for an ordinary kernel takes its time"
+        saving = asyncio.ensure_future(self._save_regularly())
+        try:
+            await super()._async_cleanup_kernel()
+        finally:
+            saving.cancel()
+
+    _cleanup_kernel = run_sync(_async_cleanup_kernel)
 
     def join(self) -> None:
         "Put the text of the last output together"

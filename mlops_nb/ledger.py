@@ -154,7 +154,7 @@ class Ledger:
         return {run.name: run for run in found}
 
     def _select(self, query: str, values: list[Any]) -> list[Any]:
-        if not self.path.exists() and not any((self.project.state / "runs").glob("*/record.json")):
+        if not self.path.exists() and next(self._records(), None) is None:
             return []
         with self._open(self.wait) as database:
             return database.execute(query, values).fetchall()
@@ -200,8 +200,23 @@ class Ledger:
         if run.is_open:
             raise StageError("it is not finished", place=run.id, remedy=f"end it first: mlops-nb runs stop {run.id}")
         shutil.rmtree(RunFolder(self.project, run.id).path, ignore_errors=True)
+        if run.folder:  # of a trial, whose other files the sweep has
+            (self.project.root / run.folder / "record.json").unlink(missing_ok=True)
         with self._open(self.wait) as database:
             database.execute("DELETE FROM runs WHERE id = ?", [run.id])
+
+    def rename_sweep(self, old: str, new: str) -> None:
+        "The trials of a sweep, whose folder has been renamed, are called by its other name"
+        folder = self.project.relative(self.project.state / "sweeps")
+        for run in self.runs(what_if=True):
+            sweep, _, number = run.trial.rpartition("/")
+            if sweep == old:
+                run.trial = f"{new}/{number}"
+                run.folder = re.sub(f"^{re.escape(f'{folder}/{old}/')}", f"{folder}/{new}/", run.folder)
+                path = self.project.root / run.folder if run.folder else RunFolder(self.project, run.id).path
+                with suppress(OSError):
+                    write_text(path / "record.json", run.as_json())
+                self.save(run)
 
     @contextmanager
     def _open(self, wait: float) -> Iterator[sqlite3.Connection]:
@@ -260,12 +275,17 @@ class Ledger:
         database.execute("BEGIN IMMEDIATE")
         for statement in TABLES.split(";"):
             database.execute(statement)
-        for path in sorted((self.project.state / "runs").glob("*/record.json")):
+        for path in sorted(self._records()):
             with suppress(ValueError, OSError):
                 run = read_run(path.read_text(encoding="utf-8"))
                 database.execute(f"INSERT OR IGNORE {INTO}", _row(run))
         database.execute(f"PRAGMA user_version = {FORMAT}")
         database.execute("COMMIT")
+
+    def _records(self) -> Iterator[Path]:
+        "The files from which the ledger can be made anew: of runs, and of trials that called a function"
+        yield from (self.project.state / "runs").glob("*/record.json")
+        yield from (self.project.state / "sweeps").glob("*/*/record.json")
 
     def _set_aside(self) -> None:
         "Move a damaged file away, once"

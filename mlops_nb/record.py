@@ -72,6 +72,7 @@ class Run:
     fingerprint: str = ""  # SHA-256 of the normalised code and of what it imports
     profile: str = ""
     trial: str = ""  # of a sweep that ran it, as architecture/7
+    folder: str = ""  # of the files of a trial that called a function; a notebook's are in .mlops_nb/runs
     parameters: dict[str, dict[str, Any]] = field(default_factory=dict)  # name to value and origin
     inputs: dict[str, dict[str, Any]] = field(default_factory=dict)  # path to name, md5 and size
     outputs: dict[str, dict[str, Any]] = field(default_factory=dict)  # path to name, kind, md5 and size
@@ -105,7 +106,9 @@ class Run:
 
     @property
     def executed(self) -> str:
-        "Where its executed notebook is, relative to the project"
+        "Where its executed notebook is, relative to the project; empty for a function"
+        if self.folder:
+            return ""
         own = f".mlops_nb/runs/{self.id}/notebook.ipynb"
         return (self.report or own) if self.state == "succeeded" else own
 
@@ -124,7 +127,7 @@ class Run:
     def lines(self) -> list[str]:
         "The record for people"
         facts = {
-            "notebook": self.notebook + (" (what-if)" if self.what_if else ""),
+            "function" if self.folder else "notebook": self.notebook + (" (what-if)" if self.what_if else ""),
             "state": self.state + (f" in cell {self.cell}" if self.cell else ""),
             "because": self.problem,
             "trial": self.trial,
@@ -132,10 +135,11 @@ class Run:
             "by": f"{self.who} on {self.host}, process {self.pid}: mlops-nb {' '.join(self.command)}",
             "commit": self.commit + (f", and changed: {', '.join(self.dirty[:5])}" if self.dirty else ""),
             "code": self.fingerprint[:16],
-            "device": f"{self.device}, kernel {self.kernel}",
+            "device": self.device + (f", kernel {self.kernel}" if self.kernel else ""),
             "memory": _size(self.memory) + (f", GPU {_size(self.gpu_memory)}" if self.gpu_memory else ""),
             "energy": "" if self.energy is None else f"{self.energy:.4g} kWh, of the whole machine",
             "exit": f"{self.exit_code if self.exit_code is not None else ''} {self.signal}".strip(),
+            "log": f"{self.folder}/log.txt" if self.folder else "",
             "executed": self.executed,
             "packages": ", ".join(f"{name} {version}" for name, version in self.packages.items()),
         }

@@ -125,7 +125,12 @@ def stop(project: Project, run: Run, wait: float = 10.0) -> Run:
     folder, end = RunFolder(project, run.id), time.monotonic() + wait
     if run.state not in UNFINISHED:
         raise StageError("it has ended already", place=run.id, seen=run.state)
-    if run.state == "queued" and _withdrawn(project, run, folder):
+    while run.state == "queued" and time.monotonic() < end:
+        if _withdrawn(project, run, folder):
+            return run
+        time.sleep(0.05)  # somebody has its folder: it begins just now, and will say as which process
+        run = Ledger(project).find(run.id)
+    if run.state not in UNFINISHED:
         return run
     if run.host != host() or not run.pid:
         raise StageError("it runs elsewhere", place=run.id, seen=f"{run.host or 'a host that is not known'}")

@@ -19,6 +19,7 @@ from typing import Any
 from .coordinator import Coordinator, Summary
 from .executors import Assignment, Executor, environment_changes, restore_environment
 from .graph import parameter_values, read_stages
+from .ledger import Ledger
 from .params import read_params
 from .project import Project, write_text
 from .provenance import host
@@ -49,6 +50,7 @@ def run_sweep(
             if fresh and (sweep_folder(project, name) / "coordinator.json").exists():
                 aside = put_aside(project, name, sweep.storage)
                 Known(project).rename(name, aside)
+                Ledger(project).rename_sweep(name, aside)
                 observer.note(f"the sweep that was there is {aside} now")
                 sweep_folder(project, name).mkdir(parents=True, exist_ok=True, mode=0o700)
             return _run_locked(project, sweep, slots, workers, fast, observer)

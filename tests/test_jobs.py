@@ -7,6 +7,7 @@ import re
 import select
 import subprocess
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from urllib.parse import quote
 
@@ -15,7 +16,9 @@ from conftest import MAKE, Run, environment, need, newest, notebook
 from kernels import takes_less, until
 
 from mlops_nb.ledger import Ledger, RunFolder
+from mlops_nb.ledger import Run as Ran
 from mlops_nb.project import Project
+from mlops_nb.recovery import stop
 
 VALUE = 'k3y-"forty-two"/ü&<x>'
 PARAMETERS = {"tags": ["parameters"]}
@@ -367,6 +370,21 @@ def test_a_queued_run_is_ended(small: Path, run: Run) -> None:
     state = newest(small).state
     assert state in ("interrupted", "killed")
     assert "has ended already" in run("mlops-nb", "runs", "stop", name, "--state", state, cwd=small, code=2).stderr
+
+
+def test_a_queued_run_is_ended_while_its_folder_is_locked(small: Path) -> None:
+    """Somebody looks at it, or it is about to begin: that is waited for"""
+    project, run = Project(small), Ran("make-000001", "make", "notebooks/1_make.ipynb", state="queued")
+    folder = RunFolder(project, run.id)
+    folder.path.mkdir(parents=True)
+    Ledger(project).save(run)
+    with ThreadPoolExecutor(1) as pool:
+        with folder.lock:
+            stopped = pool.submit(stop, project, Ledger(project).find(run.id))
+            time.sleep(0.5)
+            assert not stopped.done()
+        assert stopped.result(10).state == "interrupted"
+    assert Ledger(project).find(run.id).problem == "ended before it began"
 
 
 def test_detached_beside_another_run(small: Path, run: Run) -> None:

@@ -26,6 +26,7 @@ from mlops_nb.coordinator import Summary
 from mlops_nb.errors import MlopsError
 from mlops_nb.executors import Assignment, Ended
 from mlops_nb.ledger import Ledger
+from mlops_nb.ledger import Run as Ran
 from mlops_nb.notebook_trials import NotebookTrials
 from mlops_nb.project import Project, find_project
 from mlops_nb.study import SweepError, open_study, sweep_folder, trial_folder
@@ -52,6 +53,11 @@ def first(name):
     except FileExistsError:
         return False
     return True
+
+
+def prints(values):
+    print("printed", values["x"])
+    return values["x"]
 
 
 def bowl(values):
@@ -248,6 +254,7 @@ SWEEPS = SAMPLERS | {
     ),
     "several": function("several", trials=13, sampler="random", trials_per_process=4),
     "alone": function("several", trials=13, sampler="random"),
+    "logged": function("prints", trials=1),
     "server": function("odd", {"how": {"choices": ["server killed once", "fine"]}}, 2, sampler="grid"),
     "first": function("quick", trials=5),
     "second": function("quick", trials=7),
@@ -351,6 +358,11 @@ def said(project: Project, what: str) -> list[dict[str, Any]]:
     return [line for line in map(json.loads, path.read_text().splitlines()) if line["what"] == what]
 
 
+def ledger_of(project: Project, name: str) -> list[Ran]:
+    """The runs of a sweep of a function, the newest first"""
+    return [one for one in Ledger(project).runs(what_if=True) if one.trial.rpartition("/")[0] == name]
+
+
 def states(project: Project, name: str) -> Counter[str]:
     """How many trials are in which state, read as cheaply as can be"""
     with suppress(sqlite3.Error), closing(sqlite3.connect(sweep_folder(project, name) / "study.db")) as database:
@@ -407,6 +419,12 @@ def test_the_coordinator_ends_at_any_moment(project: Project, number: signal.Sig
     ran = Counter(line["x"] for line in said(project, "bowl")[before:])
     finished = {one.params["x"] for one in trials(project, name) if one.number in known}
     assert all(ran[x] == 1 for x in finished)
+    rows = {run.id: run for run in ledger_of(project, name)}
+    for one in trials(project, name):
+        (run,) = (rows.pop(key) for key in one.user_attrs["runs"])
+        assert run.state == ("failed" if one.state == TrialState.FAIL else "succeeded")
+        assert [*run.metrics.values()] == (one.values or [])
+    assert not [run for run in rows.values() if run.folder in {trial_folder(project, name, n) for n in finished}]
     put_away(project, name, f"killed.{number.value}")
 
 
@@ -524,6 +542,17 @@ def test_everything_that_goes_wrong_in_a_trial(project: Project, name: str) -> N
     killed = min(line["time"] for line in said(project, "killed")[before:])
     heard = next(at for at, text in zip(watcher.times, watcher.notes, strict=True) if "SIGKILL; it runs again" in text)
     assert heard - killed < 20  # in the order of the grid, another may be the first
+    ended = defaultdict(list)
+    for run in reversed(ledger_of(project, name)):
+        ended[run.parameters["how"]["value"]].append(run.state)
+    fine, failed, killed_twice = ["succeeded"], ["failed"], ["killed", "killed"]
+    assert ended == {
+        **dict.fromkeys(("fine", "nan", "other key", "leaves a child", "child holds the channel"), fine),
+        **dict.fromkeys(("raises", "nothing", "text", "os._exit", "sys.exit"), failed),
+        **dict.fromkeys(("segfault", "killed", "closes everything"), killed_twice),
+        "hangs": ["timed-out"], "killed once": ["killed", "succeeded"],
+        "memory": ["failed", "failed"], "memory once": ["failed", "succeeded"],
+    }  # fmt: skip
     until(lambda: not alive(said(project, "child")[-1]["child"]))
     log = project.root / trial_folder(project, name, next(n for n, how in enumerate(found) if how == "raises"))
     assert "ValueError: no luck" in (log / "log.txt").read_text()
@@ -551,6 +580,32 @@ def test_a_fork_runs_several_trials(project: Project) -> None:
         assert (one.user_attrs["memory_mb"] > 200) == (one.params["x"] not in later)
         assert f"printed {one.params['x']}" in (project.root / one.user_attrs["folder"] / "log.txt").read_text()
         assert (project.root / one.user_attrs["folder"] / "log.txt").read_text().count("printed") == 1
+
+
+def test_the_run_of_a_function(project: Project, run: Run) -> None:
+    """In the ledger with the facts of every run, also when that is lost, or the sweep has another name"""
+    sweep(project, "logged")
+    for fresh in (False, True):
+        (one,) = trials(project, "logged.1" if fresh else "logged")
+        (key,) = one.user_attrs["runs"]
+        record = json.loads(run("mlops-nb", "runs", "show", key, "--json", cwd=project.root).stdout)
+        assert record["trial"] == ("logged.1/0" if fresh else "logged/0")
+        assert (record["state"], record["what_if"], record["metrics"]) == ("succeeded", True, {"value": one.values[0]})
+        assert record["parameters"]["x"] == {"value": one.params["x"], "origin": "the sweep"}
+        assert record["memory"] > 5_000_000
+        assert len(record["fingerprint"]) == 64
+        assert run("mlops-nb", "runs", "log", key, cwd=project.root).stdout == f"printed {one.params['x']}\n"
+        assert f"{record['folder']}/log.txt" in run("mlops-nb", "runs", "show", key, cwd=project.root).stdout
+        refused = run("mlops-nb", "report", key, cwd=project.root, code=2).stderr
+        assert f"mlops-nb sweep trial {record['trial'].replace('/', ' ')}" in refused
+        for tail in ("", "-wal", "-shm"):
+            (project.state / f"ledger.db{tail}").unlink(missing_ok=True)
+        assert Ledger(project).find(key).metrics == record["metrics"]
+        if not fresh:
+            sweep(project, "logged", fresh=True)
+    run("mlops-nb", "runs", "rm", key, cwd=project.root)
+    (project.state / "ledger.db").unlink()
+    assert "no run" in run("mlops-nb", "runs", "show", key, cwd=project.root, code=2).stderr
 
 
 def test_a_killed_trial_is_seen_at_once(project: Project) -> None:
