@@ -1259,6 +1259,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                  'mlops_nb.ledger.Ledger._open': ('ledger.html#ledger._open', 'mlops_nb/ledger.py'),
                                  'mlops_nb.ledger.Ledger._prepared': ('ledger.html#ledger._prepared', 'mlops_nb/ledger.py'),
                                  'mlops_nb.ledger.Ledger._records': ('ledger.html#ledger._records', 'mlops_nb/ledger.py'),
+                                 'mlops_nb.ledger.Ledger._reused': ('ledger.html#ledger._reused', 'mlops_nb/ledger.py'),
                                  'mlops_nb.ledger.Ledger._select': ('ledger.html#ledger._select', 'mlops_nb/ledger.py'),
                                  'mlops_nb.ledger.Ledger._set_aside': ('ledger.html#ledger._set_aside', 'mlops_nb/ledger.py'),
                                  'mlops_nb.ledger.Ledger.collect': ('ledger.html#ledger.collect', 'mlops_nb/ledger.py'),

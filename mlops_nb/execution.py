@@ -199,11 +199,11 @@ def execute(job: Job, progress: Progress, run_id: str = "") -> Run:
         recover(project, job.locks)
         witness = Witness(job, run, progress)
         try:
-            Ledger(project).save(run)
-            write_text(folder.record, run.as_json())
-            (folder.path / "reserve").write_bytes(b"." * RESERVE)
-            witness.facts.start()
             with witness.ledger.held():
+                witness.ledger.save(run)
+                write_text(folder.record, run.as_json())
+                (folder.path / "reserve").write_bytes(b"." * RESERVE)
+                witness.facts.start()
                 _run_whole(job, run, witness)
             run.state, run.exit_code = "succeeded", 0
         except LedgerError:  # nothing has begun

@@ -10,9 +10,10 @@ import os
 import re
 import secrets
 import sqlite3
+import threading
 import time
 from collections.abc import Iterable, Iterator
-from contextlib import ExitStack, closing, contextmanager, suppress
+from contextlib import contextmanager, suppress
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -106,15 +107,20 @@ class Ledger:
         self.path = project.state / "ledger.db"
         self.moved = ""  # where a damaged file is now
         self.whole = 0  # the inode of the file that was found whole
+        self.holder = 0  # the thread that keeps it open
+        self.kept: sqlite3.Connection | None = None
 
     @contextmanager
     def held(self) -> Iterator[None]:
-        "Keep it open for many saves: whenever the last one closes it, SQLite copies its log, which takes longer"
-        with ExitStack() as stack:
-            with suppress(sqlite3.Error):
-                database = stack.enter_context(closing(sqlite3.connect(self.path, isolation_level=None)))
-                database.execute("PRAGMA user_version").fetchone()
+        "Keep it open for many saves of this thread: to open it takes longer than to save, and so does to close it"
+        self.holder = threading.get_ident()
+        try:
             yield
+        finally:
+            self.holder = 0
+            if self.kept is not None:
+                self.kept.close()
+                self.kept = None
 
     def save(self, run: Run, wait: float | None = None) -> None:
         "Insert or replace a run"
@@ -235,7 +241,7 @@ class Ledger:
     def _connect(self, wait: float) -> Iterator[sqlite3.Connection]:
         self.path.parent.mkdir(parents=True, exist_ok=True)
         try:
-            database = self._prepared(wait)
+            database = self._reused(wait) or self._prepared(wait)
         except sqlite3.DatabaseError as error:
             if isinstance(error, sqlite3.OperationalError) and "disk image" not in str(error):
                 raise
@@ -246,7 +252,23 @@ class Ledger:
             yield database
             database.execute("COMMIT")
         finally:
-            database.close()  # takes back what was not committed
+            if threading.get_ident() == self.holder and not database.in_transaction:
+                self.kept = database
+            else:
+                database.close()  # takes back what was not committed
+
+    def _reused(self, wait: float) -> sqlite3.Connection | None:
+        "The connection that is held, as long as the file is the same"
+        if self.kept is None or threading.get_ident() != self.holder:
+            return None
+        database, self.kept = self.kept, None
+        with suppress(sqlite3.Error, OSError):
+            if self.path.stat().st_ino == self.whole:
+                database.execute(f"PRAGMA busy_timeout = {int(wait * 1000)}")
+                if database.execute("PRAGMA user_version").fetchone() == (FORMAT,):
+                    return database
+        database.close()
+        return None
 
     def _prepared(self, wait: float) -> sqlite3.Connection:
         "A connection to a ledger that is whole and of our format"
