@@ -15,7 +15,7 @@ import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from functools import cached_property
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
 from .errors import MlopsError, StageError, nearest
@@ -213,16 +213,18 @@ class Ledger:
 
     def rename_sweep(self, old: str, new: str) -> None:
         "The trials of a sweep, whose folder has been renamed, are called by its other name"
-        folder = self.project.relative(self.project.state / "sweeps")
-        for run in self.runs(what_if=True):
-            sweep, _, number = run.trial.rpartition("/")
-            if sweep == old:
-                run.trial = f"{new}/{number}"
-                run.folder = re.sub(f"^{re.escape(f'{folder}/{old}/')}", f"{folder}/{new}/", run.folder)
-                path = self.project.root / run.folder if run.folder else RunFolder(self.project, run.id).path
-                with suppress(OSError):
-                    write_text(path / "record.json", run.as_json())
-                self.save(run)
+        found = [run for run in self.runs(what_if=True) if run.trial.rpartition("/")[0] == old]
+        for run in found:
+            run.trial = f"{new}/{run.trial.rpartition('/')[2]}"
+            path = RunFolder(self.project, run.id).path
+            if run.folder:
+                before = PurePosixPath(run.folder)
+                run.folder = str(before.parents[1] / new / before.name)
+                path = self.project.root / run.folder
+            with suppress(OSError):
+                write_text(path / "record.json", run.as_json())
+        with self._open(self.wait) as database:
+            database.executemany(f"INSERT OR REPLACE {INTO}", map(_row, found))
 
     @contextmanager
     def _open(self, wait: float) -> Iterator[sqlite3.Connection]:
