@@ -165,7 +165,7 @@ def work(arguments: Sequence[str], forked: bool = False) -> int:
     threading.Thread(target=_end_with, args=(channel,), daemon=True).start()
     project = find_project()
     plan: Plan | None = None
-    with suppress(EOFError, OSError):
+    with suppress(EOFError, OSError), Ledger(project).held():
         while True:
             message, _ = receive(channel)
             plan = plan or read_plan(project, message["sweep"], message["stages"])

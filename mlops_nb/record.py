@@ -9,7 +9,7 @@ __all__ = ['STATES', 'UNFINISHED', 'RULES', 'CellRun', 'Use', 'Run', 'read_run',
 import json
 import time
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 # %% ../nbs/04d_record.ipynb #3718eb2d
@@ -159,7 +159,11 @@ class Run:
 
     def as_json(self) -> str:
         "The record for files and scripts"
-        return json.dumps(asdict(self), indent=1, ensure_ascii=False, default=str)
+        return json.dumps(self.as_data(), indent=1, ensure_ascii=False, default=str)
+
+    def as_data(self) -> dict[str, Any]:
+        "The record for JSON; its parts are not copied"
+        return {**vars(self), "cells": [*map(vars, self.cells)], "undeclared": [*map(vars, self.undeclared)]}
 
 
 def _size(count: int) -> str:

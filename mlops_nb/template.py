@@ -246,7 +246,8 @@ class Template:
 
     def __init__(self, control: socket.socket, shell: Shell, project: Project, decided: dict[str, str | None]):
         self.control, self.shell, self.root, self.decided = control, shell, project.root, decided
-        self.tops = {name.partition(".")[0] for name in sys.modules}
+        shell.names = {*sys.modules}
+        self.tops = {name.partition(".")[0] for name in shell.names}
         self.snapshot = Snapshot(shell.configuration(), project.root)
         self.looked = time.monotonic()  # when every file was looked at
         self.waiting: list[tuple[int, socket.socket]] = []
