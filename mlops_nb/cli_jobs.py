@@ -126,7 +126,8 @@ def _list_runs(options: argparse.Namespace, ledger: "Ledger", wanted: "list[Run]
     from datetime import datetime
 
     states = options.state.split(",") if options.state else []
-    found = ledger.runs(options.stage, states, limit=options.limit)
+    found = ledger.runs(options.stage, states, limit=options.limit, trial=None if options.trials else False)
+    hidden = 0 if options.trials else ledger.trials(options.stage, states)
     if options.json:
         print(f"[{', '.join(run.as_json() for run in found)}]")
         return
@@ -141,10 +142,13 @@ def _list_runs(options: argparse.Namespace, ledger: "Ledger", wanted: "list[Run]
         )
     if rows:
         table(["run", "state", "began", "took", ""], rows)
-    else:
+    elif not hidden:
         print(
             "no such run" if ledger.runs(limit=1) else "no run yet: mlops-nb run STAGE, or dvc repro", file=sys.stderr
         )
+    if hidden:
+        count = "1 run of a trial" if hidden == 1 else f"{hidden} runs of trials"
+        print(f"{count} left out; --trials lists them too, and mlops-nb sweep list the sweeps", file=sys.stderr)
 
 
 def _show_run(options: argparse.Namespace, ledger: "Ledger", wanted: "list[Run]") -> None:

@@ -154,6 +154,7 @@ COMMANDS = {
             (("--stage",), {"metavar": "NAME", "help": "list: only runs of this stage or notebook"}),
             (("--state",), {"metavar": "STATE", "help": "only runs in this state, or in several: failed,killed"}),
             (("--limit",), {"type": int, "default": -1, "metavar": "N", "help": "list: the newest N"}),
+            (("--trials",), {"action": "store_true", "help": "list: also the runs of trials of sweeps"}),
             (("-f", "--follow"), {"action": "store_true", "help": "log: go on until the run has ended"}),
             (("--keep",), {"type": int, "default": 10, "metavar": "N", "help": "gc: how many stay (default: 10)"}),
             JSON,

@@ -99,6 +99,17 @@ def _known(states: Iterable[str]) -> list[str]:
     return [*states]
 
 
+def _where(name: str | None, states: Iterable[str], what_if: bool | None, trial: bool | None) -> tuple[str, list[Any]]:
+    "A condition and its values"
+    chosen = _known(states)
+    tests: dict[str, list[str]] = {"name = ?": [name]} if name else {}
+    tests |= {f"state IN ({', '.join('?' * len(chosen))})": chosen} if chosen else {}
+    tests |= {"what_if = ?": [str(int(what_if))]} if what_if is not None else {}
+    of_trial = "json_valid(record) AND coalesce(json_extract(record, '$.trial'), '')"
+    tests |= {f"{of_trial} {'<>' if trial else '='} ''": []} if trial is not None else {}
+    return f"WHERE {' AND '.join(tests)} " if tests else "", [value for items in tests.values() for value in items]
+
+
 def _row(run: Run) -> tuple[Any, ...]:
     record = json.dumps(run.as_data(), ensure_ascii=False, default=str)
     return run.id, run.name, int(run.what_if), run.state, run.created, record
@@ -137,14 +148,10 @@ class Ledger:
         states: Iterable[str] = (),  # only these; all when empty
         what_if: bool | None = None,  # with other values than params.yaml's, or without; both when not given
         limit: int = -1,  # how many at most
+        trial: bool | None = None,  # those of trials of sweeps, or the others; both when not given
     ) -> list[Run]:
         "The runs, newest first"
-        chosen = _known(states)
-        tests = {"name = ?": [name]} if name else {}
-        tests |= {f"state IN ({', '.join('?' * len(chosen))})": chosen} if chosen else {}
-        tests |= {"what_if = ?": [str(int(what_if))]} if what_if is not None else {}
-        where = f"WHERE {' AND '.join(tests)} " if tests else ""
-        values = [value for items in tests.values() for value in items]
+        where, values = _where(name, states, what_if, trial)
         query = f"SELECT record FROM runs {where}ORDER BY created DESC, id LIMIT ?"  # noqa: S608  marks only
         rows = self._select(query, [*values, limit])
         found = []
@@ -152,6 +159,11 @@ class Ledger:
             with suppress(ValueError):  # a row that is no record any more says nothing
                 found.append(read_run(text))
         return found
+
+    def trials(self, name: str | None = None, states: Iterable[str] = ()) -> int:
+        "How many runs are of trials of sweeps, of those with this name and in these states"
+        where, values = _where(name, states, None, True)
+        return sum(count for (count,) in self._select(f"SELECT count(*) FROM runs {where}", values))  # noqa: S608
 
     def latest(self) -> dict[str, Run]:
         "The newest run of each stage and notebook, what-ifs left out"

@@ -63,7 +63,11 @@ def begin_file(
     name: str,
     directions: Sequence[str],  # minimize or maximize, of the objectives
 ) -> None:
-    "Write the file of a new study, if the tables are known"
+    """Write the file of a new study, if the tables are known, and nobody is quicker
+
+    A file that somebody has opened is never replaced: a reader of an empty one would delete the log of the one that has
+    its name now.
+    """
     if not _kept(path).is_file():
         return
     made = path.with_name(f"{path.name}.{os.getpid()}")
@@ -74,7 +78,9 @@ def begin_file(
         database.executemany("INSERT INTO study_directions (direction, study_id, objective) VALUES (?, ?, ?)", rows)
         database.commit()
         database.execute("PRAGMA journal_mode=WAL")
-    made.replace(path)
+    with suppress(OSError):  # also where there are no links: Optuna makes the file then
+        path.hardlink_to(made)
+    made.unlink()
 
 
 def _kept(path: Path) -> Path:

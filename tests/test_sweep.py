@@ -596,6 +596,12 @@ def test_the_run_of_a_function(project: Project, run: Run) -> None:
         assert len(record["fingerprint"]) == 64
         assert run("mlops-nb", "runs", "log", key, cwd=project.root).stdout == f"printed {one.params['x']}\n"
         assert f"{record['folder']}/log.txt" in run("mlops-nb", "runs", "show", key, cwd=project.root).stdout
+        listed = run("mlops-nb", "runs", "--stage", "functions:prints", cwd=project.root)
+        assert listed.stdout == ""
+        assert f"{1 + fresh} run" in listed.stderr
+        listed = run("mlops-nb", "runs", "--stage", "functions:prints", "--trials", "--limit", "1", cwd=project.root)
+        assert key.startswith("functions-prints-")
+        assert len(listed.stdout.split("functions-prints-")) == 2
         refused = run("mlops-nb", "report", key, cwd=project.root, code=2).stderr
         assert f"mlops-nb sweep trial {record['trial'].replace('/', ' ')}" in refused
         for tail in ("", "-wal", "-shm"):
@@ -657,15 +663,19 @@ def test_others_read_meanwhile(project: Project) -> None:
     over, faults, seen = threading.Event(), list[Exception](), list[int]()
     (project.root / "hold").touch()  # the first trials wait until somebody has read
 
+    end = time.monotonic() + 60
+
     def read() -> None:
         while not over.is_set():
             try:
+                assert time.monotonic() < end or seen, "nobody could read"
                 if states(project, "read"):
                     study = optuna.load_study(study_name="read", storage=url)
                     seen.append(sum(one.state == TrialState.COMPLETE for one in study.trials))
                     (project.root / "hold").unlink(missing_ok=True)
             except Exception as error:
                 faults.append(error)
+                (project.root / "hold").unlink(missing_ok=True)
 
     readers = [threading.Thread(target=read) for _ in range(2)]
     for reader in readers:
