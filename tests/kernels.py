@@ -5,7 +5,7 @@ import os
 import subprocess
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -103,6 +103,13 @@ def until(true: Callable[[], Any], seconds: float = 30) -> Any:
         assert time.monotonic() < end, f"not within {seconds} s"
         time.sleep(0.02)
     return found
+
+
+def text_of(path: Path) -> str:
+    """What a file holds now; nothing when it is not there"""
+    with suppress(FileNotFoundError):
+        return path.read_text()
+    return ""
 
 
 def takes_less(seconds: float, measure: Callable[[], float], attempts: int = 3) -> None:

@@ -19,7 +19,7 @@ from pathlib import Path
 import psutil
 import pytest
 from conftest import MAKE, Run, environment, newest, notebook
-from kernels import stop_server, takes_less, until
+from kernels import stop_server, takes_less, text_of, until
 
 from mlops_nb.ledger import Ledger, RunFolder
 from mlops_nb.ledger import Run as Record
@@ -78,7 +78,7 @@ def running(root: Path, source: str, *words: str, written: str = "half") -> Iter
         command, cwd=root, env=env, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True
     )
     table = root / "out/table.csv"
-    until(lambda: table.exists() and table.read_text() == written, 60)
+    until(lambda: text_of(table) == written, 60)
     until(lambda: "half is written" in RunFolder(Project(root), newest(root).id).log.read_text())
     try:
         yield job

@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from conftest import Run, commit, environment, notebook
-from kernels import alive, server_status, until
+from kernels import alive, server_status, text_of, until
 
 from mlops_nb.errors import DataError, ParamsError, StageError, StageFailed
 from mlops_nb.pipeline_tests import PipelineTests, StageTestFailed, UpstreamFailed
@@ -394,7 +394,7 @@ def held(project: Path, place: Path, tmp_path: Path) -> Iterator[tuple["subproce
     """A process that tests a stage, and the kernel that waits in one of its cells"""
     process = start(project, place, HOLD=str(tmp_path / "held"))
     try:
-        pid, cwd = until(lambda: (tmp_path / "held").exists() and (tmp_path / "held").read_text().split(" ", 1), 60)
+        pid, cwd = until(lambda: " " in (text := text_of(tmp_path / "held")) and text.split(" ", 1), 60)
         assert str(place) in cwd
         yield process, int(pid)
     finally:
