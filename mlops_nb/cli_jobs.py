@@ -127,10 +127,10 @@ def _list_runs(options: argparse.Namespace, ledger: "Ledger", wanted: "list[Run]
 
     states = options.state.split(",") if options.state else []
     found = ledger.runs(options.stage, states, limit=options.limit, trial=None if options.trials else False)
-    hidden = 0 if options.trials else ledger.trials(options.stage, states)
     if options.json:
         print(f"[{', '.join(run.as_json() for run in found)}]")
         return
+    hidden = 0 if options.trials else ledger.trials(options.stage, states)
     rows = []
     for run in found:
         since = datetime.fromtimestamp(run.started or run.created).strftime("%Y-%m-%d %H:%M:%S")

@@ -19,7 +19,8 @@ from typing import TYPE_CHECKING, Any
 
 from .dimensions import MEASURED
 from .executors import Assignment, Ended, Executor, Outcome, Report, read_outcome
-from .function_runs import RECORD, FunctionRuns
+from .function_runs import FunctionRuns
+from .ledger import RECORD
 from .mind import STATE, Judge, Mind
 from .project import Project
 from .slots import Lease, Slots
